@@ -1,0 +1,1 @@
+drop table usage_hour, usage_event;
