@@ -1,0 +1,116 @@
+//! What must never reach a log line, an error report or a trace.
+
+use std::borrow::Cow;
+
+/// What stands in the place of a secret.
+pub const REDACTED: &str = "[redacted]";
+
+const SENSITIVE: [&str; 11] = [
+    "authorization",
+    "cookie",
+    "password",
+    "passwd",
+    "secret",
+    "token",
+    "api_key",
+    "apikey",
+    "api-key",
+    "dsn",
+    "credential",
+];
+/// Counts and limits of AI tokens, not secrets.
+const HARMLESS: [&str; 6] =
+    ["tokens", "token_type", "token_usage", "first_token", "token_interval", "secret_count"];
+
+/// True for a field whose value must not be shown, by its name.
+pub fn is_sensitive(field: &str) -> bool {
+    let name = field.to_ascii_lowercase();
+    SENSITIVE.iter().any(|s| name.contains(s)) && !HARMLESS.iter().any(|h| name.contains(h))
+}
+
+/// Removes what looks like a credential from free text: JSON web tokens, bearer headers, API keys of ours (`blst_`) and
+/// of engines (`sk-`), and passwords in URLs.
+pub fn text(input: &str) -> Cow<'_, str> {
+    const MARKS: [&str; 6] = ["eyJ", "blst_", "sk-", "Bearer ", "bearer ", "://"];
+    if !MARKS.iter().any(|m| input.contains(m)) {
+        return Cow::Borrowed(input);
+    }
+    let mut out = String::with_capacity(input.len());
+    for word in split_keeping_separators(input) {
+        out.push_str(&redact_word(word, out.ends_with("Bearer ") || out.ends_with("bearer ")));
+    }
+    Cow::Owned(out)
+}
+
+fn split_keeping_separators(input: &str) -> impl Iterator<Item = &str> {
+    input.split_inclusive(|c: char| {
+        c.is_whitespace() || matches!(c, '"' | '\'' | ',' | '&' | '(' | ')' | '{' | '}' | '<' | '>')
+    })
+}
+
+fn redact_word(word: &str, after_bearer: bool) -> Cow<'_, str> {
+    let body = word.trim_end_matches(|c: char| {
+        c.is_whitespace() || c.is_ascii_punctuation() && !matches!(c, '_' | '-' | '.' | '/')
+    });
+    let tail = &word[body.len()..];
+    let value_start = body.rfind(['=', ':']).map_or(0, |i| i + 1);
+    let looks_secret = |v: &str| {
+        (v.starts_with("eyJ") && v.matches('.').count() >= 2)
+            || v.starts_with("blst_")
+            || (v.starts_with("sk-") && v.len() > 12)
+    };
+    if after_bearer && !body.is_empty() {
+        return Cow::Owned(format!("{REDACTED}{tail}"));
+    }
+    if looks_secret(&body[value_start..]) {
+        return Cow::Owned(format!("{}{REDACTED}{tail}", &body[..value_start]));
+    }
+    // scheme://user:password@host
+    if let Some(scheme) = word.find("://")
+        && let Some(at) = word[scheme + 3..].rfind('@').map(|i| i + scheme + 3)
+        && let Some(colon) = word[scheme + 3..at].find(':').map(|i| i + scheme + 3)
+    {
+        return Cow::Owned(format!("{}:{REDACTED}{}", &word[..colon], &word[at..]));
+    }
+    Cow::Borrowed(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sensitive_names_are_known_and_token_counts_are_not_secrets() {
+        for name in [
+            "Authorization",
+            "refresh_token",
+            "db.password",
+            "X-API-Key",
+            "sentry_dsn",
+            "client_secret",
+            "set-cookie",
+        ] {
+            assert!(is_sensitive(name), "{name}");
+        }
+        for name in ["prompt_tokens", "completion_tokens", "first_token_ms", "token_type", "path", "user_id"]
+        {
+            assert!(!is_sensitive(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn credentials_in_free_text_are_removed_and_the_rest_stays() {
+        let cases = [
+            ("Authorization: Bearer abc.def", "Authorization: Bearer [redacted]"),
+            ("got eyJhbGciOi.eyJzdWIi.c2ln, sorry", "got [redacted], sorry"),
+            ("key=blst_abc_def&x=1", "key=[redacted]&x=1"),
+            ("postgres://u:hunter2@db:5432/x failed", "postgres://u:[redacted]@db:5432/x failed"),
+            ("sk-abcdefghijklmnop", "[redacted]"),
+            ("nothing here", "nothing here"),
+            ("see https://docs.rs/x", "see https://docs.rs/x"),
+        ];
+        for (input, wanted) in cases {
+            assert_eq!(text(input), wanted);
+        }
+    }
+}
