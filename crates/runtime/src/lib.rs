@@ -14,6 +14,7 @@
 //! ```
 
 pub mod backoff;
+mod clock;
 mod json_log;
 mod lifecycle;
 pub mod redact;
@@ -21,6 +22,7 @@ mod run;
 mod telemetry;
 pub mod trace_context;
 
+pub use clock::Clock;
 pub use lifecycle::{Lifecycle, Phase};
 pub use run::run;
 pub use telemetry::{MetricsHandle, Telemetry};

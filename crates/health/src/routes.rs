@@ -1,0 +1,116 @@
+//! The routes that every role serves.
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use runtime::MetricsHandle;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::json;
+
+use crate::{Registry, Status};
+
+/// Who may read `/metrics` on the public port.
+#[derive(Debug, Clone)]
+pub enum MetricsAccess {
+    /// Anyone: development.
+    Open,
+    /// Holders of this bearer token.
+    Token(SecretString),
+    /// Nobody: there is an admin port, or no token was set.
+    Closed,
+}
+
+#[derive(Clone)]
+struct Metrics {
+    handle: MetricsHandle,
+    access: MetricsAccess,
+}
+
+/// Health and metrics for the public port.
+pub fn router(registry: Registry, handle: MetricsHandle, access: MetricsAccess) -> Router {
+    let health = Router::new()
+        .route("/livez", get(livez))
+        .route("/health/live", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/ready", get(readyz))
+        .route("/health/ready", get(readyz))
+        .route("/startupz", get(startupz))
+        .route("/health/startup", get(startupz))
+        .route("/health", get(report))
+        .with_state(registry);
+    health.merge(Router::new().route("/metrics", get(metrics)).with_state(Metrics { handle, access }))
+}
+
+/// Health and open metrics for the admin port, which is reachable only from inside.
+pub fn admin_router(registry: Registry, handle: MetricsHandle) -> Router {
+    router(registry, handle, MetricsAccess::Open)
+}
+
+async fn livez() -> Response {
+    no_store(StatusCode::OK, "ok\n".into_response())
+}
+
+async fn readyz(State(registry): State<Registry>) -> Response {
+    let ready = registry.is_ready().await;
+    let report = registry.report().await;
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    // What it waits for, without the details that /health has.
+    let waiting_for: Vec<_> =
+        report.checks.iter().filter(|(_, c)| c.status == Status::Error).map(|(name, _)| *name).collect();
+    let body = json!({
+        "ready": ready,
+        "status": report.status,
+        "phase": report.phase,
+        "waiting_for": waiting_for,
+    });
+    no_store(status, axum_json(&body))
+}
+
+async fn startupz(State(registry): State<Registry>) -> Response {
+    let started = registry.has_started().await;
+    let status = if started { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    no_store(status, axum_json(&json!({ "started": started })))
+}
+
+async fn report(State(registry): State<Registry>) -> Response {
+    let report = registry.report().await;
+    let status =
+        if report.status == Status::Error { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    no_store(status, axum_json(&report))
+}
+
+async fn metrics(State(metrics): State<Metrics>, headers: HeaderMap) -> Response {
+    match &metrics.access {
+        MetricsAccess::Open => {}
+        MetricsAccess::Token(token) if bearer_is(&headers, token.expose_secret()) => {}
+        // 404, as for any route that is not there for this client.
+        MetricsAccess::Closed => return StatusCode::NOT_FOUND.into_response(),
+        MetricsAccess::Token(_) => {
+            return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")]).into_response();
+        }
+    }
+    let body = metrics.handle.render();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], body).into_response()
+}
+
+fn bearer_is(headers: &HeaderMap, token: &str) -> bool {
+    let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+    given.and_then(|v| v.strip_prefix("Bearer ")).is_some_and(|given| {
+        aws_lc_rs::constant_time::verify_slices_are_equal(given.as_bytes(), token.as_bytes()).is_ok()
+    })
+}
+
+fn axum_json(body: &impl serde::Serialize) -> Response {
+    let bytes = serde_json::to_vec(body).expect("reports serialise");
+    ([(header::CONTENT_TYPE, "application/json")], bytes).into_response()
+}
+
+fn no_store(status: StatusCode, mut response: Response) -> Response {
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    response
+}
