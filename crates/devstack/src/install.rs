@@ -1,0 +1,184 @@
+//! Installing the servers with the machine's package manager: as root the command is shown and run, otherwise someone
+//! is asked first.
+
+use std::fs;
+use std::io::{BufRead, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use nix::unistd::Uid;
+
+use crate::system::System;
+
+/// Whether missing servers may be installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Install {
+    /// Root: yes. Otherwise ask on a terminal; without one the answer is no.
+    Ask,
+    /// Yes, without asking.
+    Yes,
+    /// No.
+    Never,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Package {
+    Postgres,
+    Redis,
+}
+
+struct Manager {
+    program: &'static str,
+    needs_root: bool,
+    before: Option<&'static [&'static str]>,
+    install: &'static [&'static str],
+    postgres: &'static str,
+    redis: &'static str,
+}
+
+const MANAGERS: [Manager; 4] = [
+    Manager {
+        program: "apt-get",
+        needs_root: true,
+        before: Some(&["update"]),
+        install: &["install", "-y", "--no-install-recommends"],
+        postgres: "postgresql",
+        redis: "redis-server",
+    },
+    Manager {
+        program: "dnf",
+        needs_root: true,
+        before: None,
+        install: &["install", "-y"],
+        postgres: "postgresql-server",
+        // By file: newer releases ship Valkey under this name.
+        redis: "/usr/bin/redis-server",
+    },
+    Manager {
+        program: "pacman",
+        needs_root: true,
+        before: None,
+        install: &["-Sy", "--needed", "--noconfirm"],
+        postgres: "postgresql",
+        redis: "valkey",
+    },
+    Manager {
+        program: "brew",
+        needs_root: false,
+        before: None,
+        install: &["install"],
+        postgres: "postgresql@17",
+        redis: "redis",
+    },
+];
+
+/// Commands that install what is missing, ready to show and to run.
+pub(crate) struct Plan {
+    commands: Vec<Vec<String>>,
+    as_root: bool,
+}
+
+impl Plan {
+    /// `None`: no package manager that we know, or no way to become root.
+    pub(crate) fn new(system: &System, missing: &[Package]) -> Option<Self> {
+        let as_root = Uid::effective().is_root();
+        let usable = |m: &&Manager| {
+            let rights = if m.needs_root { as_root || system.program("sudo").is_some() } else { !as_root };
+            rights && system.program(m.program).is_some()
+        };
+        let manager = MANAGERS.iter().find(usable)?;
+        let program = system.program(manager.program)?;
+        let mut start: Vec<String> = Vec::new();
+        if manager.needs_root && !as_root {
+            start.push("sudo".to_owned());
+        }
+        start.push(if program == Path::new("/usr/bin").join(manager.program) {
+            manager.program.to_owned()
+        } else {
+            program.display().to_string()
+        });
+        let with = |arguments: &[&str]| {
+            let mut line = start.clone();
+            line.extend(arguments.iter().map(ToString::to_string));
+            line
+        };
+        let mut commands: Vec<Vec<String>> = manager.before.map(with).into_iter().collect();
+        let mut install = with(manager.install);
+        install.extend(missing.iter().map(|package| match package {
+            Package::Postgres => manager.postgres.to_owned(),
+            Package::Redis => manager.redis.to_owned(),
+        }));
+        commands.push(install);
+        Some(Self { commands, as_root })
+    }
+
+    /// The commands as one would type them.
+    pub(crate) fn shown(&self) -> String {
+        self.commands.iter().map(|line| line.join(" ")).collect::<Vec<_>>().join(" && ")
+    }
+
+    /// Runs the commands if that is allowed. `Err(reason)` in the inner result: not installed, and why.
+    pub(crate) fn offer(
+        &self,
+        system: &System,
+        install: Install,
+        say: &dyn Fn(&str),
+    ) -> Result<Result<(), String>> {
+        match install {
+            Install::Never => return Ok(Err("installing is switched off (--no-install)".to_owned())),
+            Install::Ask if !self.as_root => {
+                if !system.terminal {
+                    return Ok(Err("nobody to ask: not on a terminal (--yes installs)".to_owned()));
+                }
+                if !ask(&format!("Install the missing servers with `{}`?", self.shown()))? {
+                    return Ok(Err("installing was declined".to_owned()));
+                }
+            }
+            Install::Ask | Install::Yes => {}
+        }
+        say(&format!("installing the missing servers: {}", self.shown()));
+        let _quiet = if self.as_root { NoAutostart::new(Path::new("/usr/sbin/policy-rc.d")) } else { None };
+        for line in &self.commands {
+            let status = Command::new(&line[0])
+                .args(&line[1..])
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .status()
+                .with_context(|| format!("cannot run {}", line[0]))?;
+            if !status.success() {
+                return Ok(Err(format!("`{}` failed ({status})", line.join(" "))));
+            }
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// Asks a yes/no question; only a clear yes is one.
+pub(crate) fn ask(question: &str) -> Result<bool> {
+    let mut err = std::io::stderr();
+    write!(err, "{question} [y/N] ").and_then(|()| err.flush()).context("cannot write to the terminal")?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).context("cannot read from the terminal")?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
+/// Debian's packages start their servers on installation. This is the documented way to say no (`man invoke-rc.d`);
+/// it is taken back when dropped, and left alone where the machine has its own.
+struct NoAutostart(PathBuf);
+
+impl NoAutostart {
+    fn new(path: &Path) -> Option<Self> {
+        let mut file = fs::File::create_new(path).ok()?;
+        let guard = Self(path.to_owned());
+        file.write_all(b"#!/bin/sh\nexit 101\n").ok()?;
+        file.set_permissions(fs::Permissions::from_mode(0o755)).ok()?;
+        Some(guard)
+    }
+}
+
+impl Drop for NoAutostart {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
