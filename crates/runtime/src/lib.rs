@@ -14,6 +14,7 @@
 //! ```
 
 pub mod backoff;
+mod breaker;
 mod clock;
 mod json_log;
 mod lifecycle;
@@ -22,6 +23,7 @@ mod run;
 mod telemetry;
 pub mod trace_context;
 
+pub use breaker::Breaker;
 pub use clock::Clock;
 pub use lifecycle::{Lifecycle, Phase};
 pub use run::run;

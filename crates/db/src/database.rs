@@ -1,0 +1,249 @@
+//! The connection pool, and the one way to use it.
+
+use std::{ops::AsyncFnOnce, str::FromStr as _, time::Duration};
+
+use config::DatabaseConfig;
+use runtime::{Lifecycle, Phase, backoff::Backoff};
+use secrecy::{ExposeSecret as _, SecretString};
+use sqlx::{
+    ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres,
+    pool::PoolConnection,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tokio::time::Instant;
+use tracing::log::LevelFilter;
+
+use crate::{Error, Migrations};
+
+/// Postgres, as every role uses it. Clones share the pool.
+#[derive(Debug, Clone)]
+pub struct Database {
+    pool: PgPool,
+    direct: PgConnectOptions,
+    call_deadline: Duration,
+}
+
+impl Database {
+    /// A pool that connects when it is first used. Only a URL that cannot be parsed is an error.
+    pub fn from_config(config: &DatabaseConfig, application_name: &str) -> crate::Result<Self> {
+        let pooled = config.direct_url.is_some();
+        let mut options = connect_options(&config.url, config, application_name)?;
+        if pooled {
+            // A transaction pooler hands every statement to another server connection: nothing may depend on the session.
+            options = options.statement_cache_capacity(0);
+        } else {
+            options = with_session_timeouts(options, config);
+        }
+        let direct = match &config.direct_url {
+            Some(url) => connect_options(url, config, application_name)?,
+            None => options.clone(),
+        };
+        let pool = PgPoolOptions::new()
+            .max_connections(config.pool_size)
+            .acquire_timeout(config.acquire_timeout)
+            .acquire_slow_level(LevelFilter::Debug)
+            .idle_timeout(Duration::from_secs(300))
+            .max_lifetime(Duration::from_secs(1_800))
+            // A ping before each use would double the round trips; a dead connection fails one call instead.
+            .test_before_acquire(false)
+            .connect_lazy_with(options);
+        Ok(Self { pool, direct, call_deadline: config.call_deadline })
+    }
+
+    /// For tests: a pool made elsewhere.
+    pub fn from_pool(pool: PgPool) -> Self {
+        let direct = (*pool.connect_options()).clone();
+        Self { pool, direct, call_deadline: Duration::from_secs(15) }
+    }
+
+    /// The pool itself, for the job queue.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// How to reach the server without a pooler in between: for LISTEN, locks and migrations.
+    pub fn direct_options(&self) -> &PgConnectOptions {
+        &self.direct
+    }
+
+    /// Lends a connection to `f`, for as long as the call deadline allows.
+    ///
+    /// When time is up, or the caller goes away in the middle, the connection is closed and not returned: an answer may
+    /// still be on its way, and a server that vanished would hold the slot for minutes.
+    pub async fn call<T, E: From<Error>>(
+        &self,
+        name: &'static str,
+        f: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut checkout = Checkout::new(&self.pool, name).await?;
+        match tokio::time::timeout(self.call_deadline, f(checkout.connection())).await {
+            Ok(result) => {
+                checkout.finished();
+                result
+            }
+            Err(_) => Err(Error::Deadline.into()),
+        }
+    }
+
+    /// Like [`Self::call`], inside a transaction: committed when `f` returns `Ok`, rolled back otherwise.
+    pub async fn transaction<T, E: From<Error>>(
+        &self,
+        name: &'static str,
+        f: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut checkout = Checkout::new(&self.pool, name).await?;
+        let work = async {
+            let mut tx = checkout.connection().begin().await.map_err(Error::from)?;
+            let result = f(&mut tx).await;
+            match result {
+                Ok(_) => tx.commit().await.map_err(Error::from)?,
+                Err(_) => tx.rollback().await.map_err(Error::from)?,
+            }
+            result
+        };
+        match tokio::time::timeout(self.call_deadline, work).await {
+            Ok(result) => {
+                checkout.finished();
+                result
+            }
+            Err(_) => Err(Error::Deadline.into()),
+        }
+    }
+
+    /// Waits until the server answers and its schema is not behind this binary, for as long as the process runs. Says what
+    /// it waits for whenever that changes.
+    pub async fn wait_until_ready(&self, lifecycle: &Lifecycle) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut last = String::new();
+        loop {
+            let problem = match self.check().await {
+                Ok(()) => {
+                    tracing::info!("the database is ready");
+                    return;
+                }
+                Err(problem) => problem,
+            };
+            if problem != last {
+                tracing::warn!(problem, "waiting for the database");
+                last = problem;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next_delay()) => {}
+                () = lifecycle.reached(Phase::Draining) => return,
+            }
+        }
+    }
+
+    /// The health check: does the server answer, and is the schema new enough? A schema that is *ahead* is fine, so that a
+    /// release can be rolled back.
+    pub async fn check(&self) -> Result<(), String> {
+        let found = self.call("health.check", async |c| Migrations::current_version(c).await).await;
+        let expected = Migrations::expected_version();
+        match found {
+            Ok(Some(version)) if version >= expected => Ok(()),
+            Ok(found) => {
+                let found = found.map_or("none".to_owned(), |v| v.to_string());
+                Err(format!(
+                    "the schema is at version {found}, this build needs {expected}: run `ballast migrate up`"
+                ))
+            }
+            Err(error) => Err(describe(&error)),
+        }
+    }
+
+    /// Numbers of the pool, for metrics.
+    pub fn record_metrics(&self) {
+        let (size, idle) = (f64::from(self.pool.size()), self.pool.num_idle() as f64);
+        metrics::gauge!("db_pool_connections", "state" => "idle").set(idle);
+        metrics::gauge!("db_pool_connections", "state" => "used").set(size - idle);
+        metrics::gauge!("db_pool_max_connections").set(f64::from(self.pool.options().get_max_connections()));
+    }
+
+    /// Closes the pool: what is checked out is closed when it comes back.
+    pub async fn close(&self) {
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.pool.close()).await;
+    }
+}
+
+/// A text for logs and the health report: which kind of trouble, without addresses or credentials.
+pub(crate) fn describe(error: &Error) -> String {
+    let source = match error {
+        Error::Deadline => return error.to_string(),
+        Error::Unavailable(source) | Error::Query(source) => source,
+    };
+    match source {
+        sqlx::Error::PoolTimedOut => "no connection became free in time".to_owned(),
+        sqlx::Error::Io(io) => format!("cannot connect: {}", io.kind()),
+        sqlx::Error::Tls(_) => "the TLS handshake failed: check sslmode and the certificate".to_owned(),
+        sqlx::Error::Database(e) => match e.code().as_deref() {
+            Some("28P01" | "28000") => "the server refuses user or password: check DATABASE_URL".to_owned(),
+            Some("3D000") => "the database does not exist: check DATABASE_URL".to_owned(),
+            Some("53300") => {
+                "the server has no connection left: lower DATABASE_POOL_SIZE or raise max_connections"
+                    .to_owned()
+            }
+            Some(code) => format!("the server answers {code}"),
+            None => "the server answers an error".to_owned(),
+        },
+        _ => error.to_string(),
+    }
+}
+
+fn connect_options(
+    url: &SecretString,
+    config: &DatabaseConfig,
+    name: &str,
+) -> crate::Result<PgConnectOptions> {
+    Ok(PgConnectOptions::from_str(url.expose_secret())?
+        .application_name(name)
+        .log_statements(LevelFilter::Trace)
+        .log_slow_statements(LevelFilter::Warn, config.slow_query))
+}
+
+fn with_session_timeouts(options: PgConnectOptions, config: &DatabaseConfig) -> PgConnectOptions {
+    let statement = config.statement_timeout.as_millis();
+    options.options([
+        ("statement_timeout", statement.to_string()),
+        // A lock that is not to be had in half that time is better reported than waited for.
+        ("lock_timeout", (statement / 2).to_string()),
+        ("idle_in_transaction_session_timeout", config.call_deadline.as_millis().to_string()),
+    ])
+}
+
+/// A connection that is closed unless its user says that it finished.
+struct Checkout {
+    connection: Option<PoolConnection<Postgres>>,
+    finished: bool,
+    name: &'static str,
+    started: Instant,
+}
+
+impl Checkout {
+    async fn new(pool: &PgPool, name: &'static str) -> crate::Result<Self> {
+        let started = Instant::now();
+        let connection = pool.acquire().await.inspect_err(|_| {
+            metrics::counter!("db_acquire_failures_total").increment(1);
+        })?;
+        Ok(Self { connection: Some(connection), finished: false, name, started })
+    }
+
+    fn connection(&mut self) -> &mut PgConnection {
+        self.connection.as_mut().expect("taken only on drop")
+    }
+
+    fn finished(mut self) {
+        self.finished = true;
+    }
+}
+
+impl Drop for Checkout {
+    fn drop(&mut self) {
+        metrics::histogram!("db_call_seconds", "call" => self.name).record(self.started.elapsed());
+        if let Some(connection) = self.connection.take()
+            && !self.finished
+        {
+            metrics::counter!("db_connections_closed_total", "call" => self.name).increment(1);
+            drop(connection.detach());
+        }
+    }
+}

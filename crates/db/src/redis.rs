@@ -1,0 +1,191 @@
+//! Redis with short timeouts and a breaker.
+//!
+//! A *paused* Redis behind a pool with default settings stalls every request for tens of seconds. Here a call is over after
+//! 250 ms at most, and after five failures in a row the breaker answers at once, so that callers take their other way.
+//!
+//! Two ways to a connection: the pool, which pings at every checkout (one more round trip), and a few multiplexed
+//! connections that stay checked out, for the admission script in front of every request.
+
+use std::{
+    ops::AsyncFnOnce,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use config::RedisConfig;
+use deadpool_redis::{
+    Manager, Pool, Runtime,
+    redis::{AsyncConnectionConfig, RedisResult, aio::MultiplexedConnection},
+};
+use runtime::Breaker;
+use secrecy::ExposeSecret as _;
+use tokio::sync::RwLock;
+
+const CREATE: Duration = Duration::from_millis(200);
+const WAIT: Duration = Duration::from_millis(50);
+const RECYCLE: Duration = Duration::from_millis(100);
+const RESPONSE: Duration = Duration::from_millis(200);
+/// The whole call, whatever its parts do.
+const CALL: Duration = Duration::from_millis(250);
+const FAILURES_TO_OPEN: u32 = 5;
+/// Connections of the hot path. One carries tens of thousands of calls a second; more spread the parsing over cores.
+const HOT: usize = 4;
+
+/// Why a call to Redis gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum RedisError {
+    /// The breaker is open: not even tried.
+    #[error("redis is out")]
+    Open,
+    /// No answer in time.
+    #[error("redis did not answer in time")]
+    Timeout,
+    /// An answer, but an error.
+    #[error("redis failed")]
+    Failed(#[source] deadpool_redis::redis::RedisError),
+    /// No connection.
+    #[error("no connection to redis: {0}")]
+    Pool(String),
+}
+
+/// Redis, as every role uses it. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Redis {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pool: Pool,
+    hot: [RwLock<Option<MultiplexedConnection>>; HOT],
+    next: AtomicUsize,
+    breaker: Breaker,
+    prefix: String,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redis").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+impl Redis {
+    /// A pool that connects when it is first used. Only a URL that cannot be parsed is an error.
+    pub fn from_config(config: &RedisConfig) -> Result<Self, RedisError> {
+        let connection = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CREATE))
+            .set_response_timeout(Some(RESPONSE));
+        let manager =
+            Manager::new_with_config(config.url.expose_secret(), connection).map_err(RedisError::Failed)?;
+        let pool = Pool::builder(manager)
+            .max_size(config.pool_size)
+            .wait_timeout(Some(WAIT))
+            .create_timeout(Some(CREATE))
+            .recycle_timeout(Some(RECYCLE))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|e| RedisError::Pool(e.to_string()))?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                pool,
+                hot: std::array::from_fn(|_| RwLock::new(None)),
+                next: AtomicUsize::new(0),
+                breaker: Breaker::new("redis", FAILURES_TO_OPEN),
+                prefix: config.key_prefix.clone(),
+            }),
+        })
+    }
+
+    /// `name` with this deployment's prefix.
+    pub fn key(&self, name: impl std::fmt::Display) -> String {
+        format!("{}{name}", self.inner.prefix)
+    }
+
+    /// Runs commands on a connection of the pool.
+    pub async fn call<T>(
+        &self,
+        f: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
+    ) -> Result<T, RedisError> {
+        self.guarded(async {
+            let mut connection = self.inner.pool.get().await.map_err(|e| RedisError::Pool(e.to_string()))?;
+            f(&mut connection).await.map_err(RedisError::Failed)
+        })
+        .await
+    }
+
+    /// Runs one command or script on a shared connection, without a ping before it.
+    pub async fn call_hot<T>(
+        &self,
+        f: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
+    ) -> Result<T, RedisError> {
+        self.guarded(async {
+            let slot = &self.inner.hot[self.inner.next.fetch_add(1, Ordering::Relaxed) % HOT];
+            let mut connection = self.hot_connection(slot).await?;
+            let result = f(&mut connection).await;
+            if result.as_ref().is_err_and(|e| e.is_unrecoverable_error() || e.is_timeout()) {
+                *slot.write().await = None;
+            }
+            result.map_err(RedisError::Failed)
+        })
+        .await
+    }
+
+    async fn hot_connection(
+        &self,
+        slot: &RwLock<Option<MultiplexedConnection>>,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        if let Some(connection) = &*slot.read().await {
+            return Ok(connection.clone());
+        }
+        let mut slot = slot.write().await;
+        if let Some(connection) = &*slot {
+            return Ok(connection.clone());
+        }
+        let fresh = self.inner.pool.get().await.map_err(|e| RedisError::Pool(e.to_string()))?;
+        // Out of the pool for good; a clone is a handle on the same connection.
+        let connection = deadpool_redis::Connection::take(fresh);
+        *slot = Some(connection.clone());
+        Ok(connection)
+    }
+
+    async fn guarded<T>(&self, call: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisError> {
+        let breaker = &self.inner.breaker;
+        if !breaker.allows() {
+            return Err(RedisError::Open);
+        }
+        let result = tokio::time::timeout(CALL, call).await.unwrap_or(Err(RedisError::Timeout));
+        match &result {
+            Ok(_) => breaker.success(),
+            Err(error) => {
+                tracing::debug!(%error, "a call to redis failed");
+                metrics::counter!("redis_failures_total").increment(1);
+                breaker.failure();
+            }
+        }
+        result
+    }
+
+    /// True while the breaker is open.
+    pub fn is_out(&self) -> bool {
+        self.inner.breaker.is_open()
+    }
+
+    /// The health check. It goes past the breaker's refusal as one of its probes.
+    pub async fn check(&self) -> Result<(), String> {
+        let pong =
+            self.call(async |c| deadpool_redis::redis::cmd("PING").query_async::<String>(c).await).await;
+        match pong {
+            Ok(_) => Ok(()),
+            Err(RedisError::Failed(e)) => Err(match e.code() {
+                Some(code @ ("NOAUTH" | "WRONGPASS")) => {
+                    format!("redis refuses the password ({code}): check REDIS_URL")
+                }
+                Some(code) => format!("redis answers {code}"),
+                None => format!("redis failed: {}", e.category()),
+            }),
+            Err(error) => Err(runtime::redact::text(&error.to_string()).into_owned()),
+        }
+    }
+}
