@@ -295,7 +295,11 @@ impl Service {
 
     /// Lets it run on after this process; whoever has its [`Record`] ends it.
     pub fn release(mut self) {
-        self.handle = Handle::Released;
+        let handle = std::mem::replace(&mut self.handle, Handle::Released);
+        if let Handle::Process { mut child, .. } | Handle::Container { mut child, .. } = handle {
+            // Should it end while we are there: uncollected it would look alive to a shell's `kill -0`.
+            std::thread::spawn(move || child.wait());
+        }
     }
 }
 
