@@ -1,1 +1,129 @@
-//! api_keys
+//! Keys for machines.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::Result;
+
+/// A key, without its secret.
+#[derive(Debug, Clone)]
+pub struct ApiKey {
+    /// Identifier.
+    pub id: Uuid,
+    /// Whose.
+    pub user_id: Uuid,
+    /// What its owner calls it.
+    pub name: String,
+    /// The part that may be shown.
+    pub public_id: String,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it ends.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// When it was last used, roughly.
+    pub last_used_at: Option<DateTime<Utc>>,
+    /// When it was revoked.
+    pub revoked_at: Option<DateTime<Utc>>,
+}
+
+/// A key to be made.
+#[derive(Debug, Clone)]
+pub struct NewApiKey<'a> {
+    /// Identifier.
+    pub id: Uuid,
+    /// Whose.
+    pub user_id: Uuid,
+    /// What its owner calls it.
+    pub name: &'a str,
+    /// The part that may be shown.
+    pub public_id: &'a str,
+    /// SHA-256 of the secret part.
+    pub secret_hash: &'a [u8],
+    /// What it may do.
+    pub scopes: &'a [String],
+    /// When it ends.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// What a request with a key is checked against.
+#[derive(Debug, Clone)]
+pub struct KeyRecord {
+    /// Identifier.
+    pub id: Uuid,
+    /// Whose.
+    pub user_id: Uuid,
+    /// The user's role.
+    pub role: String,
+    /// SHA-256 of the secret part.
+    pub secret_hash: Vec<u8>,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// Overrides of the rate limits.
+    pub policy: serde_json::Value,
+    /// When it ends.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// True when the key is revoked or its user disabled.
+    pub dead: bool,
+}
+
+/// Makes a key.
+pub async fn insert(c: &mut PgConnection, new: &NewApiKey<'_>) -> Result<ApiKey> {
+    let key = sqlx::query_as!(
+        ApiKey,
+        "insert into api_key (id, user_id, name, public_id, secret_hash, scopes, expires_at)
+         values ($1, $2, $3, $4, $5, $6, $7)
+         returning id, user_id, name, public_id, scopes, created_at, expires_at, last_used_at, revoked_at",
+        new.id,
+        new.user_id,
+        new.name,
+        new.public_id,
+        new.secret_hash,
+        new.scopes,
+        new.expires_at,
+    )
+    .fetch_one(c)
+    .await?;
+    Ok(key)
+}
+
+/// A user's keys, newest first.
+pub async fn list(c: &mut PgConnection, user_id: Uuid) -> Result<Vec<ApiKey>> {
+    let keys = sqlx::query_as!(
+        ApiKey,
+        "select id, user_id, name, public_id, scopes, created_at, expires_at, last_used_at, revoked_at
+         from api_key where user_id = $1 order by id desc",
+        user_id
+    )
+    .fetch_all(c)
+    .await?;
+    Ok(keys)
+}
+
+/// What a request with this key is checked against.
+pub async fn record(c: &mut PgConnection, public_id: &str) -> Result<Option<KeyRecord>> {
+    let record = sqlx::query_as!(
+        KeyRecord,
+        r#"select k.id, k.user_id, u.role, k.secret_hash, k.scopes, k.policy, k.expires_at,
+                  (k.revoked_at is not null or u.disabled_at is not null) as "dead!"
+           from api_key k join users u on u.id = k.user_id where k.public_id = $1"#,
+        public_id
+    )
+    .fetch_optional(c)
+    .await?;
+    Ok(record)
+}
+
+/// Revokes a key of this user and returns its public id; `None` when there is no such key.
+pub async fn revoke(c: &mut PgConnection, user_id: Uuid, id: Uuid) -> Result<Option<String>> {
+    let public_id = sqlx::query_scalar!(
+        "update api_key set revoked_at = coalesce(revoked_at, now()) where id = $1 and user_id = $2 returning public_id",
+        id,
+        user_id
+    )
+    .fetch_optional(c)
+    .await?;
+    Ok(public_id)
+}

@@ -1,1 +1,151 @@
-//! sessions
+//! Sessions and their families of refresh tokens.
+
+use std::net::IpAddr;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::Result;
+
+/// A session to be made.
+#[derive(Debug, Clone)]
+pub struct NewSession<'a> {
+    /// Identifier, the `sid` of access tokens.
+    pub id: Uuid,
+    /// Whose.
+    pub user_id: Uuid,
+    /// Used or not, it ends here.
+    pub expires_at: DateTime<Utc>,
+    /// What the client calls itself.
+    pub user_agent: Option<&'a str>,
+    /// Where it came from.
+    pub ip: IpAddr,
+}
+
+/// Makes a session.
+pub async fn insert(c: &mut PgConnection, new: &NewSession<'_>) -> Result<()> {
+    sqlx::query!(
+        "insert into session (id, user_id, expires_at, user_agent, ip) values ($1, $2, $3, $4, ($5::text)::inet)",
+        new.id,
+        new.user_id,
+        new.expires_at,
+        new.user_agent,
+        new.ip.to_string(),
+    )
+    .execute(c)
+    .await?;
+    Ok(())
+}
+
+/// Adds a refresh token to a session. Giving the same child again is not an error.
+pub async fn insert_refresh_token(
+    c: &mut PgConnection,
+    hash: &[u8],
+    session_id: Uuid,
+    parent_hash: Option<&[u8]>,
+    expires_at: DateTime<Utc>,
+) -> Result<()> {
+    sqlx::query!(
+        "insert into refresh_token (hash, session_id, parent_hash, expires_at) values ($1, $2, $3, $4)
+         on conflict (hash) do nothing",
+        hash,
+        session_id,
+        parent_hash,
+        expires_at,
+    )
+    .execute(c)
+    .await?;
+    Ok(())
+}
+
+/// A refresh token together with its session and user.
+#[derive(Debug, Clone)]
+pub struct RefreshToken {
+    /// Its session.
+    pub session_id: Uuid,
+    /// Whose.
+    pub user_id: Uuid,
+    /// `user` or `admin`.
+    pub role: String,
+    /// When the token ends.
+    pub expires_at: DateTime<Utc>,
+    /// When it was exchanged.
+    pub used_at: Option<DateTime<Utc>>,
+    /// When the session ends.
+    pub session_expires_at: DateTime<Utc>,
+    /// True when the session was revoked or the user disabled.
+    pub dead: bool,
+    /// True when its child was exchanged too.
+    pub child_used: bool,
+}
+
+/// Finds a refresh token and locks its session: refresh, reuse and logout of one session happen one after the other.
+pub async fn lock_by_refresh_token(c: &mut PgConnection, hash: &[u8]) -> Result<Option<RefreshToken>> {
+    // The lock first, in a statement of its own: what is read after it is what the previous holder committed.
+    sqlx::query!(
+        "select s.id from session s join refresh_token t on t.session_id = s.id where t.hash = $1 for update of s",
+        hash
+    )
+    .fetch_optional(&mut *c)
+    .await?;
+    let token = sqlx::query_as!(
+        RefreshToken,
+        r#"select t.session_id, s.user_id, u.role, t.expires_at, t.used_at, s.expires_at as session_expires_at,
+                  (s.revoked_at is not null or u.disabled_at is not null) as "dead!",
+                  exists (select from refresh_token child where child.parent_hash = t.hash and child.used_at is not null)
+                      as "child_used!"
+           from refresh_token t join session s on s.id = t.session_id join users u on u.id = s.user_id
+           where t.hash = $1"#,
+        hash
+    )
+    .fetch_optional(c)
+    .await?;
+    Ok(token)
+}
+
+/// Marks a refresh token as exchanged and its session as used.
+pub async fn use_refresh_token(
+    c: &mut PgConnection,
+    hash: &[u8],
+    session_id: Uuid,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    sqlx::query!("update refresh_token set used_at = $2 where hash = $1 and used_at is null", hash, now)
+        .execute(&mut *c)
+        .await?;
+    sqlx::query!("update session set last_used_at = $2 where id = $1", session_id, now).execute(c).await?;
+    Ok(())
+}
+
+/// Revokes a session and with it its family of tokens; false when it was revoked already or is not there.
+pub async fn revoke(c: &mut PgConnection, id: Uuid, reason: &str) -> Result<bool> {
+    let done = sqlx::query!(
+        "update session set revoked_at = now(), revoked_reason = $2 where id = $1 and revoked_at is null",
+        id,
+        reason
+    )
+    .execute(c)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Is this session still good? For routes that must know while Redis is out.
+pub async fn is_active(c: &mut PgConnection, id: Uuid) -> Result<bool> {
+    let active = sqlx::query_scalar!(
+        r#"select exists (select from session s join users u on u.id = s.user_id
+            where s.id = $1 and s.revoked_at is null and s.expires_at > now() and u.disabled_at is null) as "active!""#,
+        id
+    )
+    .fetch_one(c)
+    .await?;
+    Ok(active)
+}
+
+/// Deletes sessions that ended before `before`; their tokens go with them. Returns how many.
+pub async fn delete_ended(c: &mut PgConnection, before: DateTime<Utc>) -> Result<u64> {
+    let done = sqlx::query!("delete from session where expires_at < $1 or revoked_at < $1", before)
+        .execute(c)
+        .await?;
+    Ok(done.rows_affected())
+}

@@ -1,1 +1,137 @@
-//! usage
+//! What AI requests cost: events, and their sums by hour.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::Result;
+
+/// One AI request, when it is over.
+#[derive(Debug, Clone)]
+pub struct UsageEvent {
+    /// When it ended.
+    pub occurred_at: DateTime<Utc>,
+    /// Who asked.
+    pub user_id: Uuid,
+    /// With which key, if with one.
+    pub api_key_id: Option<Uuid>,
+    /// The request's id.
+    pub request_id: String,
+    /// The route's template.
+    pub route: String,
+    /// The model that answered, or that was asked for.
+    pub model: String,
+    /// The engine's name.
+    pub engine: String,
+    /// Tokens read.
+    pub prompt_tokens: i64,
+    /// Tokens written.
+    pub completion_tokens: i64,
+    /// True when the counts are ours and not the engine's.
+    pub estimated: bool,
+    /// `ok`, `client_abort`, `engine_error`, `timeout` or `drained`.
+    pub outcome: &'static str,
+    /// Until the first event.
+    pub first_token_ms: Option<i32>,
+    /// The whole request.
+    pub duration_ms: i32,
+}
+
+/// Appends events, all in one statement.
+pub async fn insert(c: &mut PgConnection, events: &[UsageEvent]) -> Result<()> {
+    fn column<T>(events: &[UsageEvent], f: impl Fn(&UsageEvent) -> T) -> Vec<T> {
+        events.iter().map(f).collect()
+    }
+    sqlx::query!(
+        "insert into usage_event (occurred_at, user_id, api_key_id, request_id, route, model, engine, prompt_tokens,
+                                  completion_tokens, estimated, outcome, first_token_ms, duration_ms)
+         select * from unnest($1::timestamptz[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[],
+                              $8::bigint[], $9::bigint[], $10::boolean[], $11::text[], $12::int[], $13::int[])",
+        &column(events, |e| e.occurred_at),
+        &column(events, |e| e.user_id),
+        &column(events, |e| e.api_key_id) as &[Option<Uuid>],
+        &column(events, |e| e.request_id.clone()),
+        &column(events, |e| e.route.clone()),
+        &column(events, |e| e.model.clone()),
+        &column(events, |e| e.engine.clone()),
+        &column(events, |e| e.prompt_tokens),
+        &column(events, |e| e.completion_tokens),
+        &column(events, |e| e.estimated),
+        &column(events, |e| e.outcome.to_owned()),
+        &column(events, |e| e.first_token_ms) as &[Option<i32>],
+        &column(events, |e| e.duration_ms),
+    )
+    .execute(c)
+    .await?;
+    Ok(())
+}
+
+/// Adds up to `limit` events that are not yet counted to the sums by hour, and returns how many. Events keep a flag and not
+/// a watermark: ids become visible out of order, and a flag survives a restore into another cluster.
+pub async fn roll_up(c: &mut PgConnection, limit: i64) -> Result<i64> {
+    let count = sqlx::query_scalar!(
+        r#"with fresh as (
+               update usage_event set rolled_up = true
+               where id = any (array(
+                   select id from usage_event where not rolled_up limit $1 for update skip locked))
+               returning *
+           ), sums as (
+               insert into usage_hour as h (hour, user_id, model, requests, errors, prompt_tokens, completion_tokens)
+               select date_trunc('hour', occurred_at, 'UTC'), user_id, model, count(*),
+                      count(*) filter (where outcome <> 'ok'), sum(prompt_tokens), sum(completion_tokens)
+               from fresh group by 1, 2, 3 order by 2, 1, 3
+               on conflict (user_id, hour, model) do update set
+                   requests = h.requests + excluded.requests,
+                   errors = h.errors + excluded.errors,
+                   prompt_tokens = h.prompt_tokens + excluded.prompt_tokens,
+                   completion_tokens = h.completion_tokens + excluded.completion_tokens
+           )
+           select count(*) as "count!" from fresh"#,
+        limit
+    )
+    .fetch_one(c)
+    .await?;
+    Ok(count)
+}
+
+/// Usage of one model on one day.
+#[derive(Debug, Clone)]
+pub struct DayUsage {
+    /// The day (UTC), as `2026-11-20`.
+    pub day: String,
+    /// The model.
+    pub model: String,
+    /// Requests.
+    pub requests: i64,
+    /// Requests that did not end well.
+    pub errors: i64,
+    /// Tokens read.
+    pub prompt_tokens: i64,
+    /// Tokens written.
+    pub completion_tokens: i64,
+}
+
+/// A user's usage by day and model since `since`: the hours that are summed up plus the tail of events that are not, in one
+/// snapshot, so that a request is counted exactly once at any moment.
+pub async fn by_day(c: &mut PgConnection, user_id: Uuid, since: DateTime<Utc>) -> Result<Vec<DayUsage>> {
+    let rows = sqlx::query_as!(
+        DayUsage,
+        r#"select to_char(hour at time zone 'UTC', 'YYYY-MM-DD') as "day!", model as "model!",
+                  sum(requests)::bigint as "requests!", sum(errors)::bigint as "errors!",
+                  sum(prompt_tokens)::bigint as "prompt_tokens!", sum(completion_tokens)::bigint as "completion_tokens!"
+           from (
+               select hour, model, requests, errors, prompt_tokens, completion_tokens
+               from usage_hour where user_id = $1 and hour >= date_trunc('hour', $2::timestamptz, 'UTC')
+               union all
+               select occurred_at, model, 1, (outcome <> 'ok')::int, prompt_tokens, completion_tokens
+               from usage_event where user_id = $1 and not rolled_up
+                   and occurred_at >= date_trunc('hour', $2::timestamptz, 'UTC')
+           ) as usage
+           group by 1, 2 order by 1 desc, 2"#,
+        user_id,
+        since
+    )
+    .fetch_all(c)
+    .await?;
+    Ok(rows)
+}
