@@ -60,8 +60,8 @@ pub(crate) fn write_private(path: &Path, content: &str, owner: Option<&Account>)
     give_to(path, owner)
 }
 
-/// Replaces a file in one step: a reader sees the old or the new content, never half of it.
-pub(crate) fn write_atomic(path: &Path, content: &str) -> Result<()> {
+/// Replaces a file, readable for its owner only, in one step: a reader sees the old or the new content, never half.
+pub fn write_atomic(path: &Path, content: &str) -> Result<()> {
     let next = path.with_extension(format!("next-{}", std::process::id()));
     write_private(&next, content, None)?;
     fs::rename(&next, path).map_err(|error| not_writable(path, &error))

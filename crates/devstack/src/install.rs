@@ -139,7 +139,8 @@ impl Plan {
             Install::Ask | Install::Yes => {}
         }
         say(&format!("installing the missing servers: {}", self.shown()));
-        let _quiet = if self.as_root { NoAutostart::new(Path::new("/usr/sbin/policy-rc.d")) } else { None };
+        let debian = self.as_root && self.commands.iter().any(|line| line[0] == "apt-get");
+        let _quiet = if debian { NoAutostart::new(Path::new("/usr/sbin/policy-rc.d")) } else { None };
         for line in &self.commands {
             let status = Command::new(&line[0])
                 .args(&line[1..])
@@ -155,7 +156,7 @@ impl Plan {
 }
 
 /// Asks a yes/no question; only a clear yes is one.
-pub(crate) fn ask(question: &str) -> Result<bool> {
+pub fn ask(question: &str) -> Result<bool> {
     let mut err = std::io::stderr();
     write!(err, "{question} [y/N] ").and_then(|()| err.flush()).context("cannot write to the terminal")?;
     let mut answer = String::new();

@@ -23,6 +23,7 @@
 
 mod docker;
 mod files;
+mod find;
 mod install;
 pub mod ports;
 mod postgres;
@@ -33,8 +34,8 @@ mod service;
 pub mod shared;
 mod system;
 
-pub use files::Lock;
-pub use install::Install;
+pub use files::{Lock, write_atomic};
+pub use install::{Install, ask};
 pub use service::{Record, Service, Services, Spec, delete_data};
 pub use system::System;
 

@@ -1,8 +1,7 @@
-//! A running Postgres or Redis, and the order in which one is found.
+//! A running Postgres or Redis, and how it is held, recorded and stopped.
 
 use std::fmt;
 use std::fs;
-use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::str::FromStr;
@@ -11,11 +10,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
-use crate::docker::Docker;
-use crate::install::{Install, Package, Plan};
+use crate::find::{Found, find, given};
+use crate::install::Install;
 use crate::process::ProcessId;
 use crate::system::System;
-use crate::{Lifetime, Unavailable, docker, files, postgres, redis};
+use crate::{Lifetime, docker, files, postgres, redis};
 
 /// What a caller wants.
 pub struct Spec<'a> {
@@ -57,148 +56,30 @@ impl Services {
         let (given_postgres, given_redis) = (given_postgres.transpose()?, given_redis.transpose()?);
         files::ensure_dir(&spec.dir, 0o755, None)?;
         files::check_writable(&spec.dir)?;
-
-        let mut missing = Missing::look(spec, given_postgres.is_some(), given_redis.is_some());
-        if !missing.packages.is_empty()
-            && let Some(plan) = Plan::new(&spec.system, &missing.packages)
-        {
-            match plan.offer(&spec.system, spec.install, spec.say)? {
-                Ok(()) => missing = Missing::look(spec, given_postgres.is_some(), given_redis.is_some()),
-                Err(reason) => missing.reasons.push(format!("{reason}; the command is: {}", plan.shown())),
-            }
-        } else if !missing.packages.is_empty() {
-            missing
-                .reasons
-                .push("no package manager that could be used (apt-get, dnf, pacman, brew)".to_owned());
-        }
-        let container = if missing.packages.is_empty() { Err(String::new()) } else { Docker::find(spec) };
-        if let (false, Err(reason)) = (missing.packages.is_empty(), &container) {
-            missing.reasons.push(reason.clone());
-            return Err(missing.error());
-        }
-
-        let postgres = match (given_postgres, missing.postgres) {
+        let Found { postgres, redis, docker } = find(spec)?;
+        let docker = || docker.as_ref().context("what is neither named nor found comes from Docker");
+        let postgres = match (given_postgres, postgres) {
             (Some(service), _) => service,
             (None, Some(binaries)) => postgres::start(spec, binaries)?,
-            (None, None) => {
-                container.as_ref().map_err(|reason| Unavailable(reason.clone()))?.postgres(spec)?
-            }
+            (None, None) => docker()?.postgres(spec)?,
         };
-        let redis = match (given_redis, missing.redis) {
+        let redis = match (given_redis, redis) {
             (Some(service), _) => service,
             (None, Some(program)) => redis::start(spec, &program)?,
-            (None, None) => container.map_err(Unavailable)?.redis(spec)?,
+            (None, None) => docker()?.redis(spec)?,
         };
         Ok(Self { postgres, redis })
+    }
+
+    /// Only the part of [`Services::start`] that may ask and install; fails when nothing can be had.
+    pub fn install_missing(spec: &Spec<'_>) -> Result<()> {
+        find(spec).map(drop)
     }
 
     /// Stops both, Redis first. Dropping does the same.
     pub fn stop(&mut self) {
         self.redis.stop();
         self.postgres.stop();
-    }
-}
-
-/// What was found, and what is lacking with the reasons so far.
-struct Missing {
-    postgres: Option<Vec<postgres::Binaries>>,
-    redis: Option<PathBuf>,
-    packages: Vec<Package>,
-    reasons: Vec<String>,
-}
-
-impl Missing {
-    fn look(spec: &Spec<'_>, has_postgres: bool, has_redis: bool) -> Self {
-        let mut found = Self { postgres: None, redis: None, packages: Vec::new(), reasons: Vec::new() };
-        if !has_postgres {
-            match postgres::find(&spec.system) {
-                Ok(binaries) => found.postgres = Some(binaries),
-                Err(reason) => {
-                    found.packages.push(Package::Postgres);
-                    found.reasons.push(reason);
-                }
-            }
-        }
-        if !has_redis {
-            match redis::find(&spec.system) {
-                Ok(program) => found.redis = Some(program),
-                Err(reason) => {
-                    found.packages.push(Package::Redis);
-                    found.reasons.push(reason);
-                }
-            }
-        }
-        found
-    }
-
-    fn error(&self) -> anyhow::Error {
-        let names: Vec<&str> = self
-            .packages
-            .iter()
-            .map(|package| match package {
-                Package::Postgres => "Postgres",
-                Package::Redis => "Redis",
-            })
-            .collect();
-        let mut text = format!("{} cannot be had on this machine:\n", names.join(" and "));
-        for reason in &self.reasons {
-            text.extend(["    ", reason, "\n"]);
-        }
-        text.push_str("  Ways out, any one of them:\n");
-        text.push_str("  - install the servers (Debian, Ubuntu: sudo apt-get install postgresql redis-server), or let `--yes` do it\n");
-        text.push_str("  - start Docker\n  - name running servers:");
-        if self.packages.contains(&Package::Postgres) {
-            text.push_str(" DATABASE_URL=postgres://user:password@host:5432/database");
-        }
-        if self.packages.contains(&Package::Redis) {
-            text.push_str(" REDIS_URL=redis://host:6379");
-        }
-        Unavailable(text).into()
-    }
-}
-
-/// A server that the caller named: only looked at, so that a wrong address is told here and not by what comes after.
-fn given(name: &'static str, variable: &str, url: &str, default_port: u16) -> Result<Service> {
-    if let Some((host, port)) = host_and_port(url, default_port) {
-        let addresses = (host.as_str(), port).to_socket_addrs().map(Vec::from_iter).unwrap_or_default();
-        if !addresses
-            .iter()
-            .any(|address| TcpStream::connect_timeout(address, Duration::from_secs(3)).is_ok())
-        {
-            let text = format!(
-                "{variable} is set, but nothing answers at {host}:{port}\n  - start that server, or\n  \
-                 - correct {variable}, or unset it to get a private server"
-            );
-            return Err(Unavailable(text).into());
-        }
-        return Ok(
-            Service::new(name, format!("{variable}: {host}:{port}"), Handle::Given).at(url.to_owned(), port)
-        );
-    }
-    Ok(Service::new(name, variable.to_owned(), Handle::Given).at(url.to_owned(), default_port))
-}
-
-/// Host and port of a URL. `None` for what has no single one: sockets, several hosts, `?host=`.
-fn host_and_port(url: &str, default_port: u16) -> Option<(String, u16)> {
-    let rest = url.split_once("://")?.1;
-    if rest.contains("host=") {
-        return None;
-    }
-    let authority = rest.split(['/', '?', '#']).next()?;
-    let address = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
-    if address.is_empty() || address.contains([',', '%']) {
-        return None;
-    }
-    if let Some(v6) = address.strip_prefix('[') {
-        let (host, port) = v6.split_once(']')?;
-        return Some((
-            host.to_owned(),
-            port.strip_prefix(':').map_or(Some(default_port), |p| p.parse().ok())?,
-        ));
-    }
-    match address.split_once(':') {
-        Some((host, port)) => Some((host.to_owned(), port.parse().ok()?)),
-        None => Some((address.to_owned(), default_port)),
     }
 }
 
@@ -373,22 +254,6 @@ pub fn delete_data(dir: &Path, id: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn host_and_port_are_read_from_urls() {
-        let pairs = [
-            ("postgres://u:p@db.example:5433/x", Some(("db.example", 5433))),
-            ("postgres://u:p%40@db.example/x?sslmode=require", Some(("db.example", 5432))),
-            ("postgresql://[::1]:6000/x", Some(("::1", 6000))),
-            ("postgres:///x?host=/run/postgresql", None),
-            ("postgres://a:1,b:2/x", None),
-            ("nonsense", None),
-        ];
-        for (url, expected) in pairs {
-            let expected = expected.map(|(host, port)| (host.to_owned(), port));
-            assert_eq!(host_and_port(url, 5432), expected, "{url}");
-        }
-    }
 
     #[test]
     fn a_record_survives_a_round_trip() {
