@@ -40,13 +40,13 @@ impl Error {
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         match &error {
+            // Protocol: a connection that broke in the middle of a message.
             sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
-            | sqlx::Error::WorkerCrashed => Self::Unavailable(error),
-            // A connection that broke in the middle of a message.
-            sqlx::Error::Protocol(_) => Self::Unavailable(error),
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::Protocol(_) => Self::Unavailable(error),
             // https://www.postgresql.org/docs/current/errcodes-appendix.html: connection exceptions (08), too many
             // connections and out of memory (53), shutdown and crash (57P), statement and lock timeouts.
             sqlx::Error::Database(e) => match e.code().as_deref() {
