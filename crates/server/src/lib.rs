@@ -1,0 +1,74 @@
+//! The HTTP/1.1 accept loop that every role serves with.
+//!
+//! `axum::serve` is the library one could use instead. It has no header timeout, no connection cap and no answer to a client
+//! that reads nothing, and its graceful shutdown waits for idle connections; an API on the open network needs all four, and
+//! draining depends on the last one. See `docs/decisions/0003-own-accept-loop.md`.
+//!
+//! What it does for every connection:
+//!
+//! | timer | from | to | default |
+//! |---|---|---|---|
+//! | header | accept, and again the first byte of a request | the end of the request's head | 10 s |
+//! | keep-alive | the end of an answer | the first byte of the next request | 75 s |
+//! | body idle | one part of a request's body | the next | 20 s |
+//! | write stall | a write that the client does not take | the next byte it takes | 30 s |
+//!
+//! Hyper's own header timer covers neither the time before the first byte nor keep-alive apart from the head, and nothing in
+//! hyper times writes: a body is not polled while the client takes nothing. So reads and writes are timed where they
+//! happen, in the I/O wrapper.
+
+mod body;
+mod connection;
+mod io;
+mod listener;
+
+pub use body::{RequestBody, ResponseBody};
+pub use listener::bind;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::Router;
+use config::HttpConfig;
+use runtime::{Lifecycle, Phase};
+use tokio::{net::TcpListener, sync::Semaphore};
+
+/// The address of the socket's other end, in every request's extensions. Behind a proxy this is the proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+/// Serves `router` on `listener` until the lifecycle reaches [`Phase::Closing`]; then no connection is accepted, idle ones
+/// are closed, and those with a request under way are closed after its answer. Connections still open at
+/// [`Phase::HardStop`] are cut.
+pub async fn serve(listener: TcpListener, router: Router, config: HttpConfig, lifecycle: Lifecycle) {
+    let slots = Arc::new(Semaphore::new(config.max_connections));
+    let config = Arc::new(config);
+    loop {
+        // The slot first: beyond the cap, connections wait in the kernel's listen queue.
+        let slot = tokio::select! {
+            slot = slots.clone().acquire_owned() => slot.expect("the semaphore is never closed"),
+            () = lifecycle.reached(Phase::Closing) => break,
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = lifecycle.reached(Phase::Closing) => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let connection =
+                    connection::run(stream, Peer(peer), router.clone(), config.clone(), lifecycle.clone());
+                lifecycle.spawn_task(async move {
+                    metrics::gauge!("http_connections").increment(1);
+                    connection.await;
+                    metrics::gauge!("http_connections").decrement(1);
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                // Mostly "too many open files": trying again at once would only burn the CPU.
+                tracing::error!(%error, "accept failed");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    tracing::debug!("the listener is closed");
+}

@@ -1,0 +1,208 @@
+//! The accept loop, seen through raw sockets.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    http::StatusCode,
+    routing::{get, post},
+};
+use config::{HttpConfig, ShutdownConfig};
+use runtime::{Lifecycle, Phase};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+
+struct Server {
+    address: SocketAddr,
+    lifecycle: Lifecycle,
+}
+
+fn start() -> Server {
+    let config = HttpConfig {
+        host: "::".parse().unwrap(),
+        port: 0,
+        admin_port: None,
+        header_timeout: MS(300),
+        body_idle_timeout: MS(300),
+        keep_alive: MS(900),
+        write_stall_timeout: MS(500),
+        max_connections: 50,
+    };
+    let router = Router::new()
+        .route("/", get(|| async { "hello" }))
+        .route("/slow", get(|| async { tokio::time::sleep(MS(1_200)).await }))
+        .route(
+            "/endless",
+            get(|| async {
+                let block = Bytes::from(vec![b'x'; 64 * 1024]);
+                Body::from_stream(tokio_stream::iter(std::iter::repeat_with(move || {
+                    Ok::<_, std::io::Error>(block.clone())
+                })))
+            }),
+        )
+        .route(
+            "/echo",
+            post(|body: Result<Bytes, axum::extract::rejection::BytesRejection>| async move {
+                body.map_err(|_| StatusCode::REQUEST_TIMEOUT)
+            }),
+        );
+    let listener = server::bind(config.host, 0).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
+    let lifecycle = Lifecycle::new(ShutdownConfig { delay: MS(0), budget: MS(5_000) });
+    lifecycle.spawn("http", server::serve(listener, router, config, lifecycle.clone()));
+    Server { address, lifecycle }
+}
+
+impl Server {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+}
+
+async fn read_to_end(stream: &mut TcpStream) -> (String, Duration) {
+    let started = Instant::now();
+    let mut text = Vec::new();
+    // A reset is an end too.
+    let _ = tokio::time::timeout(MS(5_000), stream.read_to_end(&mut text)).await.expect("the server closes");
+    (String::from_utf8_lossy(&text).into_owned(), started.elapsed())
+}
+
+async fn read_answer(stream: &mut TcpStream) -> String {
+    let mut buffer = vec![0; 4096];
+    let n = tokio::time::timeout(MS(3_000), stream.read(&mut buffer)).await.unwrap().unwrap();
+    String::from_utf8_lossy(&buffer[..n]).into_owned()
+}
+
+#[tokio::test]
+async fn it_answers_over_ipv4_on_a_dual_stack_socket() {
+    let server = start();
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let (text, _) = read_to_end(&mut stream).await;
+    assert!(text.starts_with("HTTP/1.1 200 OK") && text.ends_with("hello"), "{text}");
+}
+
+#[tokio::test]
+async fn a_silent_client_and_a_half_head_are_closed_after_the_header_timeout() {
+    let server = start();
+    for sent in ["", "G", "GET / HTTP/1.1\r\nHost:"] {
+        let mut stream = server.connect().await;
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let (text, took) = read_to_end(&mut stream).await;
+        assert!(text.is_empty() && took >= MS(250) && took < MS(800), "{sent:?}: {took:?} {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_trickles_in_does_not_prolong_its_time() {
+    let server = start();
+    let mut stream = server.connect().await;
+    let started = Instant::now();
+    let mut closed = false;
+    for byte in b"GET / HTTP/1.1\r\nHost: example.com\r\nX-Padding: aaaaaaaaaaaaa".iter().cycle().take(60) {
+        tokio::time::sleep(MS(50)).await;
+        if stream.write_all(&[*byte]).await.is_err() {
+            closed = true;
+            break;
+        }
+    }
+    assert!(closed && started.elapsed() < MS(1_500), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_kept_alive_connection_may_idle_longer_than_a_head_may_take() {
+    let server = start();
+    let mut stream = server.connect().await;
+    for _ in 0..2 {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert!(read_answer(&mut stream).await.contains("200 OK"));
+        tokio::time::sleep(MS(500)).await;
+    }
+    let (_, took) = read_to_end(&mut stream).await;
+    assert!(took >= MS(250) && took < MS(1_200), "closed when keep-alive was over: {took:?}");
+}
+
+#[tokio::test]
+async fn a_slow_handler_is_not_taken_for_an_idle_connection() {
+    let server = start();
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    assert!(read_to_end(&mut stream).await.0.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_body_that_stops_coming_is_given_up() {
+    let server = start();
+    let mut stream = server.connect().await;
+    stream.write_all(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc").await.unwrap();
+    let (text, took) = read_to_end(&mut stream).await;
+    assert!(text.starts_with("HTTP/1.1 408") && took < MS(1_500), "{took:?} {text}");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_cut() {
+    let server = start();
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    tokio::time::timeout(MS(10_000), async {
+        while server.lifecycle.tasks() <= 2 {
+            tokio::time::sleep(MS(5)).await;
+        }
+        while server.lifecycle.tasks() > 2 {
+            tokio::time::sleep(MS(50)).await;
+        }
+    })
+    .await
+    .expect("the connection's task ends although nobody reads");
+}
+
+#[tokio::test]
+async fn a_head_above_32_kib_and_nonsense_are_refused() {
+    let server = start();
+    let long = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "a".repeat(33 * 1024));
+    for (sent, status) in [(long.as_str(), "431"), ("NONSENSE\r\n\r\n", "400")] {
+        let mut stream = server.connect().await;
+        let _ = stream.write_all(sent.as_bytes()).await;
+        let (text, _) = read_to_end(&mut stream).await;
+        assert!(text.starts_with(&format!("HTTP/1.1 {status}")), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn closing_ends_idle_connections_at_once_and_lets_a_request_finish() {
+    let server = start();
+    let mut idle = server.connect().await;
+    idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    read_answer(&mut idle).await;
+    let mut busy = server.connect().await;
+    busy.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    tokio::time::sleep(MS(100)).await;
+
+    let life = server.lifecycle.clone();
+    life.begin_shutdown();
+    let stopping = tokio::time::timeout(MS(4_000), life.run_until_stopped());
+    let (cut, (_, idle_took), (busy_text, _)) =
+        tokio::join!(stopping, read_to_end(&mut idle), read_to_end(&mut busy));
+    assert_eq!(cut.expect("well before the budget"), 0);
+    assert!(idle_took < MS(300), "{idle_took:?}");
+    assert!(busy_text.starts_with("HTTP/1.1 200"), "{busy_text}");
+    assert!(TcpStream::connect(server.address).await.is_err(), "nothing listens any more");
+    assert!(life.phase() >= Phase::Closing);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_with_a_way_out() {
+    let listener = server::bind("127.0.0.1".parse().unwrap(), 0).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let error = server::bind("127.0.0.1".parse().unwrap(), port).unwrap_err().to_string();
+    assert!(error.contains(&port.to_string()) && error.contains("PORT"), "{error}");
+}
