@@ -1,0 +1,186 @@
+//! Claiming: which jobs this worker runs next.
+
+use std::time::Duration;
+
+use serde_json::{Value, value::RawValue};
+use sqlx::{Connection as _, PgConnection, types::Json};
+use uuid::Uuid;
+
+use crate::{Error, ack::Key};
+
+/// A job that this worker holds.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    pub(crate) key: Key,
+    pub(crate) kind: String,
+    pub(crate) args: Box<RawValue>,
+    pub(crate) attempt: i16,
+    pub(crate) max_attempts: i16,
+    pub(crate) timeout: Duration,
+    pub(crate) traceparent: Option<String>,
+    pub(crate) owner: Option<Uuid>,
+    pub(crate) cancel_requested: bool,
+    /// How long it had been due when it was claimed.
+    pub(crate) waited: Duration,
+}
+
+struct Row {
+    id: i64,
+    kind: String,
+    args: Json<Box<RawValue>>,
+    attempt: i16,
+    max_attempts: i16,
+    timeout_ms: i64,
+    fence: i64,
+    trace: Option<Value>,
+    owner: Option<Uuid>,
+    cancel_requested: bool,
+    waited_ms: f64,
+}
+
+impl Row {
+    fn claimed(self, worker: Uuid) -> Claimed {
+        let traceparent = self.trace.as_ref().and_then(|t| t.get("traceparent")?.as_str());
+        Claimed {
+            key: Key { id: self.id, fence: self.fence, worker },
+            kind: self.kind,
+            args: self.args.0,
+            attempt: self.attempt,
+            max_attempts: self.max_attempts,
+            timeout: Duration::from_millis(self.timeout_ms.unsigned_abs()),
+            traceparent: traceparent.map(str::to_owned),
+            owner: self.owner,
+            cancel_requested: self.cancel_requested,
+            waited: Duration::from_secs_f64(self.waited_ms.max(0.0) / 1_000.0),
+        }
+    }
+}
+
+/// Claims up to `n` due jobs of these kinds, most urgent first. Kinds that this binary does not know stay where they are.
+pub(crate) async fn claim(
+    conn: &mut PgConnection,
+    worker: Uuid,
+    queue: &str,
+    kinds: &[String],
+    n: usize,
+) -> Result<Vec<Claimed>, Error> {
+    // `id = any(array(...))` and not a join: the join's plan is a sequential scan of the table. The outer limit stops
+    // pulling from the lateral part, so no row is locked in vain. One probe for each priority keeps jobs that are not due
+    // yet out of the scan.
+    let rows = sqlx::query_as!(
+        Row,
+        r#"update job
+           set state = 'running', worker = $1, attempt = attempt + 1, fence = fence + 1, claimed_at = clock_timestamp()
+           where id = any(array(
+               select due.id
+               from generate_series(0, 3) as level (priority)
+               cross join lateral (
+                   select id from job
+                   where state = 'ready' and queue = $2 and priority = level.priority and run_at <= now()
+                     and kind = any($3)
+                   order by run_at, id
+                   limit $4
+                   for update skip locked
+               ) as due
+               where not exists (select from queue where name = $2 and paused_at is not null)
+               limit $4
+           ))
+           returning id, kind, args as "args: Json<Box<RawValue>>", attempt, max_attempts, timeout_ms, fence, trace,
+                     owner, cancel_requested, extract(epoch from clock_timestamp() - run_at)::float8 * 1000 as "waited_ms!""#,
+        worker,
+        queue,
+        kinds,
+        n as i64
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut claimed: Vec<Claimed> = rows.into_iter().map(|r| r.claimed(worker)).collect();
+    // An update returns rows in no order.
+    claimed.sort_by_key(|c| (std::cmp::Reverse(c.waited), c.key.id));
+    Ok(claimed)
+}
+
+/// As [`claim`], for a kind of which only so many run at a time over all workers. Claims of the kind go one after the
+/// other; a worker that finds the lock taken comes back at its next poll.
+pub(crate) async fn claim_limited(
+    conn: &mut PgConnection,
+    worker: Uuid,
+    queue: &str,
+    (kind, limit): &(String, u16),
+    n: usize,
+) -> Result<Vec<Claimed>, Error> {
+    let mut tx = conn.begin().await?;
+    // A statement of its own before the count: a snapshot taken before the lock would not see the previous claim.
+    let locked = sqlx::query_scalar!(
+        r#"select pg_try_advisory_xact_lock(hashtextextended('job_kind:' || $1, 0)) as "locked!""#,
+        kind
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    if !locked {
+        return Ok(Vec::new());
+    }
+    let running = sqlx::query_scalar!(
+        r#"select count(*) as "running!" from job where state = 'running' and kind = $1"#,
+        kind
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    let free = usize::from(*limit).saturating_sub(running.unsigned_abs() as usize);
+    let claimed = match n.min(free) {
+        0 => Vec::new(),
+        n => claim(&mut tx, worker, queue, std::slice::from_ref(kind), n).await?,
+    };
+    tx.commit().await?;
+    Ok(claimed)
+}
+
+/// How long until the next job of these kinds is due; `None` when none is waiting for its time.
+pub(crate) async fn next_due(
+    conn: &mut PgConnection,
+    queue: &str,
+    kinds: &[String],
+) -> Result<Option<Duration>, Error> {
+    let ms = sqlx::query_scalar!(
+        r#"select min(extract(epoch from next.run_at - clock_timestamp()))::float8 * 1000 as ms
+           from generate_series(0, 3) as level (priority)
+           cross join lateral (
+               select run_at from job
+               where state = 'ready' and queue = $1 and priority = level.priority and run_at > now()
+                 and kind = any($2)
+               order by run_at
+               limit 1
+           ) as next"#,
+        queue,
+        kinds
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(ms.map(|ms| Duration::from_secs_f64(ms.max(0.0) / 1_000.0)))
+}
+
+/// Gives back jobs that the database says are ours and that we do not know: the answer to the claim was lost on its way.
+/// The caller must not claim meanwhile. The attempt is handed back, it never began.
+pub(crate) async fn release_unknown(
+    conn: &mut PgConnection,
+    worker: Uuid,
+    queue: &str,
+    held: &[(i64, i64)],
+) -> Result<u64, Error> {
+    let (ids, fences): (Vec<i64>, Vec<i64>) = held.iter().copied().unzip();
+    let released = sqlx::query!(
+        "update job set state = 'ready', worker = null, attempt = greatest(attempt - 1, 0)
+         where state = 'running' and worker = $1 and queue = $2
+           and not exists (
+               select from unnest($3::bigint[], $4::bigint[]) as held (id, fence)
+               where held.id = job.id and held.fence = job.fence
+           )",
+        worker,
+        queue,
+        &ids,
+        &fences
+    )
+    .execute(conn)
+    .await?;
+    Ok(released.rows_affected())
+}

@@ -1,0 +1,33 @@
+//! How a worker works.
+
+use std::time::Duration;
+
+/// Settings of a [`crate::Worker`].
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The replica's name, for operators.
+    pub name: String,
+    /// The binary's version, for operators.
+    pub version: String,
+    /// Jobs at a time for each queue that has no number of its own.
+    pub concurrency: usize,
+    /// So many more are claimed and kept at hand while jobs are short; they are handed back when no slot gets free.
+    pub prefetch: usize,
+    /// Fallback for lost notifications; spread by a quarter either way.
+    pub poll_interval: Duration,
+    /// A worker that was silent for so long is dead, and its jobs are run by others.
+    pub lease: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            name: "worker".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            concurrency: 10,
+            prefetch: 20,
+            poll_interval: Duration::from_secs(1),
+            lease: Duration::from_secs(30),
+        }
+    }
+}
