@@ -11,7 +11,7 @@ use crate::hash::fnv1a;
 use crate::plan::Plan;
 use crate::prompt::{self, Message};
 use crate::script::{Answer, Script, Step};
-use crate::text::{Text, count_tokens, wants_unicode};
+use crate::text::{MAX_WHOLE_TOKENS, Text, count_tokens, wants_unicode};
 
 /// 2023-11-14; constant, so that equal requests get equal bytes.
 pub(crate) const CREATED: u64 = 1_700_000_000;
@@ -72,6 +72,8 @@ pub(crate) fn answer(seed: u64, plan: &Plan, body: &[u8]) -> Result<Answer, ApiE
     if request.stream.unwrap_or(false) {
         let include_usage = request.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
         Ok(Answer::Stream(completion.stream(include_usage, plan)))
+    } else if completion.tokens * choices > MAX_WHOLE_TOKENS {
+        Err(ApiError::bad_request(format!("more than {MAX_WHOLE_TOKENS} tokens need a stream")))
     } else {
         Ok(completion.json())
     }
@@ -129,8 +131,7 @@ impl Completion {
         let finish_reason = format!("\"{}\"", self.finish_reason);
         let finishes: Vec<Step> = choices.map(|index| chunk.step(index, "", &finish_reason)).collect();
         let mut texts = self.texts;
-        // A closure per step rather than per token and choice: with one choice, which is nearly always, nothing is allocated
-        // but the event.
+        // One step per call: a tick for each token, then the token of each choice.
         let (mut choice, mut left) = (texts.len(), self.tokens);
         let tokens = std::iter::from_fn(move || {
             if choice == texts.len() {

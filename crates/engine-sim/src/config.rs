@@ -77,3 +77,31 @@ impl From<SimArgs> for SimConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        sim: SimArgs,
+    }
+
+    fn config(args: &[&str]) -> Result<SimConfig, clap::Error> {
+        let args = std::iter::once("engine-sim").chain(args.iter().copied());
+        <Command as clap::Parser>::try_parse_from(args).map(|command| command.sim.into())
+    }
+
+    #[test]
+    fn the_command_line_has_the_same_defaults_as_the_library() {
+        let (given, default) = (config(&[]).unwrap(), SimConfig::default());
+        assert_eq!(format!("{given:?}"), format!("{default:?}"));
+    }
+
+    #[test]
+    fn faults_are_checked_on_the_command_line() {
+        assert_eq!(config(&["--fault", "stall:9"]).unwrap().fault, Some(Fault::Stall(9)));
+        assert!(config(&["--fault", "stal"]).unwrap_err().to_string().contains("known: refuse"));
+    }
+}

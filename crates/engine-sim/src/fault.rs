@@ -8,7 +8,8 @@ use http::{HeaderValue, StatusCode};
 /// One way to misbehave. Written `NAME` or `NAME:ARG`; every argument has a default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// The listener is closed for so long: connections are refused. Only by the control route.
+    /// The listener is closed for so long: connections are refused, idle ones closed; running answers go
+    /// on. Only by the control route.
     Refuse(Duration),
     /// The request is read, nothing is answered, the connection stays open.
     HangBeforeHeaders,

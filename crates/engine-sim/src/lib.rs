@@ -2,7 +2,7 @@
 //!
 //! Every response carries `x-engine-sim: simulation`, the model names begin with `sim-`, and the text itself says that it
 //! is a simulation. What it answers depends only on the request and the seed, down to ids and timestamps, so a test can
-//! compare bytes.
+//! compare bodies byte for byte.
 //!
 //! ```no_run
 //! # async fn example() {
@@ -24,7 +24,8 @@
 //! `first-token-ms`, `token-interval-ms`, `tokens`, `chunk-bytes`, `unicode` and `fault` (see [`Fault`]). Each comes, in rising
 //! precedence, from [`SimConfig`], from `POST /control` (`{"fault": "stall:3", "tokens": 5, "times": 1}`), from a header
 //! (`x-sim-fault: stall:3`), or from a marker anywhere in the request body (`[[sim fault=stall:3 tokens=5]]`). The marker is for
-//! tests that go through a gateway, which does not forward unknown headers.
+//! tests that go through a gateway, which does not forward unknown headers; it is part of the prompt, so it
+//! changes the text. An unknown setting or fault is answered 400 with a list of the known ones.
 //!
 //! # Design
 //! The protocol modules (`chat`, `responses`, `events`, `embeddings`, `models`) are pure: they turn a request into an `Answer`,

@@ -1,6 +1,6 @@
 //! `POST /v1/responses`: a protocol of its own, with named and numbered events and no `[DONE]`.
 
-use std::iter::{once, once_with};
+use std::iter::once;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use crate::hash::fnv1a;
 use crate::plan::Plan;
 use crate::prompt::{self, Message};
 use crate::script::{Answer, Script, Step};
-use crate::text::{Text, count_tokens, wants_unicode};
+use crate::text::{MAX_WHOLE_TOKENS, Text, count_tokens, wants_unicode};
 
 #[derive(Debug, Deserialize)]
 struct ResponsesRequest {
@@ -30,7 +30,7 @@ enum Input {
     Items(Vec<Message>),
 }
 
-#[derive(Clone)]
+/// Everything that the two forms of the answer share.
 struct Output {
     hash: u64,
     model: String,
@@ -54,6 +54,9 @@ pub(crate) fn answer(seed: u64, plan: &Plan, body: &[u8]) -> Result<Answer, ApiE
     }
     let unicode = plan.unicode.unwrap_or_else(|| wants_unicode(&prompt));
     let tokens = request.max_output_tokens.map_or(plan.tokens, |limit| plan.tokens.min(limit as usize));
+    if tokens > MAX_WHOLE_TOKENS {
+        return Err(ApiError::bad_request(format!("a response is at most {MAX_WHOLE_TOKENS} tokens long")));
+    }
     let output = Output {
         hash: fnv1a(seed, prompt.as_bytes()),
         model: request.model.unwrap_or_else(|| "sim-small".to_owned()),
@@ -157,24 +160,20 @@ impl Output {
         });
         let last = first_delta + self.tokens;
         let closing_name = if self.cut { "response.incomplete" } else { "response.completed" };
-        let output = self.clone();
-        // Made when its turn comes: the whole text need not wait in memory.
-        let endings = once_with(move || {
-            let text = output.content();
-            let part = Self::part(&text);
-            let item = output.message(output.end(), std::slice::from_ref(&part));
-            [
-                event(last, "response.output_text.done", with(&place, json!({"text": text, "logprobs": []}))),
-                event(last + 1, "response.content_part.done", with(&place, json!({"part": part}))),
-                event(last + 2, "response.output_item.done", json!({"output_index": 0, "item": item})),
-            ]
-        });
+        let text = self.content();
+        let part = Self::part(&text);
+        let item = self.message(self.end(), std::slice::from_ref(&part));
+        let endings = [
+            event(last, "response.output_text.done", with(&place, json!({"text": text, "logprobs": []}))),
+            event(last + 1, "response.content_part.done", with(&place, json!({"part": part}))),
+            event(last + 2, "response.output_item.done", json!({"output_index": 0, "item": item})),
+        ];
         Script {
             steps: Box::new(
                 once(Step::Pause(plan.first_token))
                     .chain(opening.map(Step::Send))
                     .chain(deltas)
-                    .chain(endings.flatten().map(Step::Send)),
+                    .chain(endings.map(Step::Send)),
             ),
             closing: event(last + 3, closing_name, json!({"response": self.response(self.end())})),
             failure: event(

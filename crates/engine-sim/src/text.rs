@@ -108,6 +108,9 @@ pub(crate) fn wants_unicode(prompt: &str) -> bool {
     prompt.chars().any(|c| c >= '\u{2e80}' || ('\u{2600}'..='\u{27bf}').contains(&c))
 }
 
+/// The longest answer that is held in memory whole; a chat stream may be longer.
+pub(crate) const MAX_WHOLE_TOKENS: usize = 1_000_000;
+
 /// A rough count of tokens: four bytes each, as is common for English.
 pub(crate) fn count_tokens(text: &str) -> usize {
     text.len().div_ceil(4)
