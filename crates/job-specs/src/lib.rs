@@ -1,1 +1,209 @@
-//! job-specs
+//! The kinds of jobs: payloads, names and rules, shared by those who enqueue them and the worker that runs them.
+//!
+//! No job runs here. To add a kind: a payload and its [`JobSpec`] in this crate, the code in `crates/worker/src/jobs/`,
+//! and, if users may start it, a line in [`USER_JOBS`].
+
+use std::time::Duration;
+
+use jobs::{EnqueueOptions, JobSpec, NewJob, Priority, Unique};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Says its message back: the job to try things out with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Echo {
+    /// Comes back in the result; at most 10 000 bytes.
+    pub message: String,
+    /// Works so long, in milliseconds, showing its progress; at most a minute.
+    #[serde(default)]
+    pub sleep_ms: u64,
+    /// Fails so often before it succeeds; at most 5.
+    #[serde(default)]
+    pub fail_times: u16,
+}
+
+impl Echo {
+    /// Says what is wrong with a payload that came from outside.
+    fn check(&self) -> Result<(), String> {
+        match () {
+            () if self.message.len() > 10_000 => Err("message: at most 10000 bytes".to_owned()),
+            () if self.sleep_ms > 60_000 => Err("sleep_ms: at most 60000".to_owned()),
+            () if self.fail_times > 5 => Err("fail_times: at most 5".to_owned()),
+            () => Ok(()),
+        }
+    }
+}
+
+impl JobSpec for Echo {
+    const NAME: &'static str = "echo";
+    const TIMEOUT: Duration = Duration::from_secs(90);
+}
+
+/// Sends one e-mail. Enqueue it in the transaction that makes it necessary: then it is sent exactly when that commits.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendEmail {
+    /// One address.
+    pub to: String,
+    /// Its subject.
+    pub subject: String,
+    /// Its text.
+    pub text: String,
+    /// The same as HTML.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub html: Option<String>,
+}
+
+impl std::fmt::Debug for SendEmail {
+    /// Without address and content, which are personal and may hold a link that logs in.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SendEmail").field("subject", &self.subject).finish_non_exhaustive()
+    }
+}
+
+impl JobSpec for SendEmail {
+    const NAME: &'static str = "send_email";
+    const QUEUE: &'static str = "email";
+    const PRIORITY: Priority = Priority::High;
+    // With backoff up to an hour, about six hours: longer than a provider's usual outage, shorter than Resend's memory of
+    // idempotency keys (24 hours).
+    const MAX_ATTEMPTS: i16 = 16;
+    const TIMEOUT: Duration = Duration::from_secs(30);
+}
+
+/// Adds usage events up to hours. Runs hourly, and may be enqueued at any time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageRollup {}
+
+impl JobSpec for UsageRollup {
+    const NAME: &'static str = "usage_rollup";
+    const TIMEOUT: Duration = Duration::from_secs(300);
+
+    fn unique(&self) -> Option<Unique> {
+        Some(Unique::by_kind())
+    }
+}
+
+/// Logs that the schedule works.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {}
+
+impl JobSpec for Heartbeat {
+    const NAME: &'static str = "heartbeat";
+    const PRIORITY: Priority = Priority::Low;
+    const MAX_ATTEMPTS: i16 = 1;
+    const TIMEOUT: Duration = Duration::from_secs(10);
+}
+
+/// Deletes what has expired: sessions, tokens, keys of unique jobs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cleanup {}
+
+impl JobSpec for Cleanup {
+    const NAME: &'static str = "cleanup";
+    const PRIORITY: Priority = Priority::Low;
+    const MAX_ATTEMPTS: i16 = 5;
+    const TIMEOUT: Duration = Duration::from_secs(600);
+}
+
+/// Makes the coming days' partitions of finished jobs and drops the old ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepPartitions {}
+
+impl JobSpec for KeepPartitions {
+    const NAME: &'static str = "keep_partitions";
+    const PRIORITY: Priority = Priority::High;
+    const TIMEOUT: Duration = Duration::from_secs(120);
+}
+
+/// A kind that users may start with `POST /v1/jobs`.
+pub struct UserJob {
+    /// The kind's name.
+    pub name: &'static str,
+    /// Checks a payload and makes the job; the error says what is wrong with the payload.
+    new_job: fn(Value) -> Result<NewJob, String>,
+}
+
+impl std::fmt::Debug for UserJob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Everything that users may start; nothing else can be started from outside.
+pub const USER_JOBS: &[UserJob] = &[UserJob {
+    name: Echo::NAME,
+    new_job: |args| {
+        let job: Echo = serde_json::from_value(args).map_err(|e| e.to_string())?;
+        job.check()?;
+        NewJob::of(&job).map_err(|e| e.to_string())
+    },
+}];
+
+/// A user asked for something that is not to be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserJobError {
+    /// Users cannot start this kind, or there is none.
+    UnknownKind,
+    /// The payload is wrong; the text says where and is safe to show.
+    InvalidPayload(String),
+}
+
+/// Makes the job that a user asked for, with the options that the API sets (such as its owner).
+pub fn user_job(kind: &str, args: Value, options: EnqueueOptions) -> Result<NewJob, UserJobError> {
+    let job = USER_JOBS.iter().find(|job| job.name == kind).ok_or(UserJobError::UnknownKind)?;
+    let job = (job.new_job)(args).map_err(UserJobError::InvalidPayload)?;
+    job.with(options).map_err(|e| UserJobError::InvalidPayload(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(kind: &str, args: Value) -> Result<NewJob, UserJobError> {
+        user_job(kind, args, EnqueueOptions::default())
+    }
+
+    #[test]
+    fn users_start_echo_and_nothing_else() {
+        let job = of("echo", json!({"message": "hi"})).unwrap();
+        assert_eq!(job.kind(), "echo");
+        assert_eq!(job.args(), &json!({"message": "hi", "sleep_ms": 0, "fail_times": 0}));
+        for kind in ["send_email", "cleanup", "usage_rollup", "", "ECHO", "echo\0"] {
+            assert_eq!(of(kind, json!({})).unwrap_err(), UserJobError::UnknownKind, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_payload_that_does_not_fit_is_refused_with_the_reason() {
+        for (args, reason) in [
+            (json!({}), "missing field `message`"),
+            (json!(null), "invalid type: null"),
+            (json!({"message": 1}), "invalid type: integer"),
+            (json!({"message": "a", "sleep_ms": -1}), "invalid value"),
+            (json!({"message": "a", "sleep_ms": 60_001}), "sleep_ms: at most 60000"),
+            (json!({"message": "a", "fail_times": 6}), "fail_times: at most 5"),
+            (json!({"message": "a", "other": 1}), "unknown field"),
+            (json!({"message": "a\0"}), "NUL"),
+            (json!({"message": "a".repeat(10_001)}), "message: at most 10000 bytes"),
+        ] {
+            let Err(UserJobError::InvalidPayload(text)) = of("echo", args.clone()) else { panic!("{args}") };
+            assert!(text.contains(reason), "{args}: {text}");
+        }
+    }
+
+    #[test]
+    fn debug_output_of_an_e_mail_shows_no_address_and_no_content() {
+        let mail = SendEmail {
+            to: "canary@example.com".into(),
+            subject: "Reset".into(),
+            text: "canary".into(),
+            html: Some("canary".into()),
+        };
+        assert!(!format!("{mail:?}").contains("canary"));
+    }
+}
