@@ -1,1 +1,67 @@
-fn main() {}
+//! The developer commands: `cargo stack`, `cargo verify` and `cargo xtask ...` (aliases in `.cargo/config.toml`).
+//!
+//! They need Rust and nothing else: what else is missing they install, or they say what to do. Exit codes: 0 done,
+//! 1 something failed, 2 this machine or its user has to decide something first (the text says what), 130 interrupted.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a developer tool, no part of the served program: it reads the variables that it documents, and no test moves its clock"
+)]
+
+mod cargo;
+mod image;
+mod interrupts;
+mod prepare;
+mod stack;
+mod ui;
+mod verify;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use devstack::Unavailable;
+
+use crate::interrupts::Interrupted;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Developer commands of this project")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the whole stack on this machine: Postgres, Redis, engine, API, worker (also: cargo stack)
+    Stack(stack::Args),
+    /// Check everything: formatting, lints, tests, generated files (also: cargo verify)
+    Verify(verify::Args),
+    /// Regenerate the descriptions of SQL queries in .sqlx
+    Prepare(prepare::Args),
+    /// Build the container image and try the compose stack
+    Image(image::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = run(&Cli::parse().command);
+    outcome.unwrap_or_else(|error| {
+        ui::error(&format!("{error:#}"));
+        if error.chain().any(<dyn Error>::is::<Interrupted>) {
+            ExitCode::from(130)
+        } else if error.chain().any(<dyn Error>::is::<Unavailable>) {
+            ExitCode::from(2)
+        } else {
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn run(command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::Stack(args) => stack::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Prepare(args) => prepare::run(args),
+        Command::Image(args) => image::run(args),
+    }
+}

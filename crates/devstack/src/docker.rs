@@ -107,7 +107,7 @@ impl Docker {
             .stderr(out);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let child = command.spawn().context("cannot start docker")?;
-        let id = ProcessId::of(child.id().cast_signed()).context("docker run ended at once")?;
+        let id = ProcessId::of_child(&child);
         let handle = Handle::Container { child, id, docker: self.program.clone(), name: name.clone() };
         let mut started = Service::new(service, format!("container {name} ({image})"), handle);
         started.log = Some(log.clone());

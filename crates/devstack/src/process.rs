@@ -1,7 +1,7 @@
 //! Processes by identity, not by number alone: a recorded pid may belong to someone else by the time it is read back.
 
 use std::fmt;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,13 @@ impl ProcessId {
         if pid <= 1 {
             return None;
         }
-        start_time(pid).map(|started| Self { pid, started })
+        seen(pid).filter(|seen| !seen.ended).map(|seen| Self { pid, started: seen.started })
+    }
+
+    /// A child of this process that has not been waited for: its number cannot be anyone else's, ended or not.
+    pub fn of_child(child: &Child) -> Self {
+        let pid = child.id().cast_signed();
+        Self { pid, started: seen(pid).map(|seen| seen.started).unwrap_or_default() }
     }
 
     /// This process.
@@ -94,28 +100,31 @@ impl FromStr for ProcessId {
     }
 }
 
-/// Linux: boot id and start time in clock ticks. A zombie counts as ended: nobody may be there to collect it.
+struct Seen {
+    /// It only waits to be collected, perhaps for ever: nobody may be there to do it.
+    ended: bool,
+    started: String,
+}
+
+/// Linux: boot id and start time in clock ticks.
 #[cfg(target_os = "linux")]
-fn start_time(pid: i32) -> Option<String> {
+fn seen(pid: i32) -> Option<Seen> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may contain anything, spaces and parentheses included: read from its end.
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
+    let ended = matches!(fields.next()?, "Z" | "X");
     let ticks = fields.nth(18)?;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    Some(format!("{}.{ticks}", boot.split('-').next().unwrap_or_default().trim()))
+    Some(Seen { ended, started: format!("{}.{ticks}", boot.split('-').next().unwrap_or_default().trim()) })
 }
 
 #[cfg(not(target_os = "linux"))]
-fn start_time(pid: i32) -> Option<String> {
+fn seen(pid: i32) -> Option<Seen> {
     let out =
         Command::new("ps").args(["-o", "stat=", "-o", "lstart=", "-p", &pid.to_string()]).output().ok()?;
     let text = String::from_utf8_lossy(&out.stdout);
     let (state, started) = text.trim().split_once(' ')?;
-    if state.starts_with('Z') { None } else { Some(started.trim().replace(' ', "_")) }
+    Some(Seen { ended: state.starts_with('Z'), started: started.trim().replace(' ', "_") })
 }
 
 /// Runs a short command without input and collects what it says; an error when it takes longer than `timeout`.
