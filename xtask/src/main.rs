@@ -12,6 +12,7 @@ mod image;
 mod interrupts;
 mod prepare;
 mod stack;
+mod throwaway;
 mod ui;
 mod verify;
 
