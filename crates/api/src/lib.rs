@@ -1,1 +1,22 @@
-//! api
+//! The API: who is asking, whether they may, and the routes.
+//!
+//! A request's way: [`edge`] (request id, log line, panics, headers, problem documents) -> CORS and compression -> the burst
+//! shield -> default-deny authentication ([`auth::gate`]) -> the handler, whose arguments say who may call it
+//! ([`admission::Caller`], [`admission::Anonymous`]) and run the admission script.
+//!
+//! One file per endpoint under `routes/<resource>/<verb>.rs`: error cases, documentation, handler.
+
+pub mod admission;
+pub mod ai;
+mod app;
+pub mod auth;
+pub mod client_ip;
+pub mod edge;
+pub mod error;
+pub mod extract;
+pub mod routes;
+mod state;
+
+pub use app::router;
+pub use error::{Error, Result};
+pub use state::AppState;

@@ -123,3 +123,10 @@ pub struct Settlement {
     /// The permit to give back.
     pub permit: Option<Permit>,
 }
+
+impl Admission {
+    /// The periods of the charges, in their order.
+    pub fn periods(&self) -> impl Iterator<Item = Duration> + '_ {
+        self.charges.iter().map(|c| c.policy.rate.period)
+    }
+}

@@ -1,0 +1,297 @@
+//! May they? One extractor in front of every handler runs the admission script: revocation, the API key's record and every
+//! limit in one round trip.
+//!
+//! - [`Caller`]: somebody who is logged in or has a key. Charges the global limit.
+//! - [`Admin`]: a caller with that role.
+//! - [`Anonymous`]: anybody, on a public route; the handler adds the limits of its own.
+//! - [`Pending`]: a caller whose admission waits for the body, because its cost stands there (the AI routes).
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{extract::FromRequestParts, http::request::Parts};
+use limits::{Admission, Admitted, Decision, Policy};
+use uuid::Uuid;
+
+use crate::{
+    AppState, Error, Result,
+    auth::{ApiKeySecret, Credential, Record},
+    client_ip::ClientIp,
+    edge::{LimitStates, RequestId},
+};
+
+/// How long a key's record is kept in Redis. Revoking a key deletes it, so this only bounds forgotten changes.
+const RECORD_TTL: Duration = Duration::from_secs(300);
+
+/// Who is asking, admitted.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The user.
+    pub user_id: Uuid,
+    /// The session, with an access token.
+    pub session_id: Option<Uuid>,
+    /// The key, with an API key.
+    pub api_key_id: Option<Uuid>,
+    /// `user` or `admin`.
+    pub role: String,
+    /// What an API key may do; `None` for a session, which may do everything its user may.
+    pub scopes: Option<Vec<String>>,
+    /// When the access token was issued (Unix seconds); 0 with a key.
+    pub issued_at: i64,
+    /// Overrides of the rate limits, of the API key.
+    pub policy: serde_json::Value,
+    /// Where from.
+    pub client: ClientIp,
+    /// In which request.
+    pub request_id: Arc<str>,
+}
+
+impl Caller {
+    /// Refuses an API key without this scope. Sessions have every scope.
+    pub fn require_scope(&self, scope: &str) -> Result<()> {
+        match &self.scopes {
+            Some(scopes) if !scopes.iter().any(|s| s == scope) => {
+                Err(Error::forbidden("missing_scope", format!("The API key needs the scope `{scope}`.")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses API keys: some things only people may do, such as making keys.
+    pub fn require_session(&self) -> Result<Uuid> {
+        self.session_id.ok_or_else(|| {
+            Error::forbidden("session_required", "An API key may not do this: log in instead.")
+        })
+    }
+
+    /// A policy with the rate that holds for this caller.
+    pub fn rate<'a>(&self, policy: &'a Policy) -> std::borrow::Cow<'a, Policy> {
+        let own = self.policy.get(policy.name).and_then(|v| v.as_str()).and_then(|text| text.parse().ok());
+        match own {
+            Some(rate) => std::borrow::Cow::Owned(policy.with_rate(rate)),
+            None => std::borrow::Cow::Borrowed(policy),
+        }
+    }
+}
+
+/// A genuine credential that is not yet admitted.
+pub struct Pending {
+    state: AppState,
+    credential: Credential,
+    client: ClientIp,
+    request_id: Arc<str>,
+    states: LimitStates,
+}
+
+impl FromRequestParts<AppState> for Pending {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self> {
+        let credential = parts.extensions.remove::<Credential>();
+        let credential = credential.ok_or_else(|| {
+            Error::unauthorized(
+                "missing_credentials",
+                "Send `Authorization: Bearer TOKEN`, or an API key as `X-API-Key`.",
+            )
+        })?;
+        let (client, request_id, states) = context(parts);
+        Ok(Self { state: state.clone(), credential, client, request_id, states })
+    }
+}
+
+impl Pending {
+    /// Decides, in one round trip, on revocation, the global limit, and what `add` puts on top.
+    ///
+    /// `add` sees the caller before it is admitted; it may run twice, when the record of an API key has to be loaded first.
+    pub async fn admit(self, add: impl Fn(&mut Admission, &Caller)) -> Result<(Caller, Admitted)> {
+        let (caller, admission, decision) = match &self.credential {
+            Credential::Token(claims) => {
+                let caller = Caller {
+                    user_id: claims.sub,
+                    session_id: Some(claims.sid),
+                    api_key_id: None,
+                    role: claims.scope.clone(),
+                    scopes: None,
+                    issued_at: claims.iat,
+                    policy: serde_json::Value::Null,
+                    client: self.client,
+                    request_id: self.request_id.clone(),
+                };
+                let mut admission = Admission::default();
+                admission.unless_revoked(format!("session:{}", claims.sid), claims.iat);
+                let admission = self.fill(admission, &caller, &add);
+                let decision = self.state.limiter.admit(&admission).await;
+                (caller, admission, decision)
+            }
+            Credential::Key(key) => self.admit_key(key, &add).await?,
+        };
+        match decision {
+            Decision::Admitted(admitted) => {
+                tracing::Span::current().record("user_id", tracing::field::display(caller.user_id));
+                remember(&self.states, &admission, &admitted);
+                Ok((caller, admitted))
+            }
+            Decision::Limited(limited) => Err(Error::limited(&limited)),
+            Decision::Revoked => Err(Error::unauthorized("revoked", "This session was ended: log in again.")),
+            Decision::RecordMissing | Decision::RecordChanged(_) => Err(Error::unavailable(
+                "key_unsettled",
+                "The API key was just changed.",
+                Duration::from_secs(1),
+            )),
+        }
+    }
+
+    /// Admission by key needs its record: from the process's cache, else from Redis (in the script's answer), else from the
+    /// database. The warm path is one round trip.
+    async fn admit_key(
+        &self,
+        key: &ApiKeySecret,
+        add: &impl Fn(&mut Admission, &Caller),
+    ) -> Result<(Caller, Admission, Decision)> {
+        let records = &self.state.key_records;
+        let mut known = records.get(key.public_id());
+        for _ in 0..4 {
+            let (etag, record) = match known {
+                Some(known) => known,
+                None => (Arc::from(""), Arc::new(Record::nobody())),
+            };
+            let caller = self.key_caller(&record);
+            let opens = record.accepts(key, self.state.clock.now());
+            let mut admission = Admission::default();
+            admission.with_record(key.public_id(), etag.as_ref());
+            // A key that does not open its record must not use up the limits of the one that does, so this round only asks
+            // whether the record is current.
+            let admission = if opens { self.fill(admission, &caller, add) } else { admission };
+            match self.state.limiter.admit(&admission).await {
+                Decision::RecordChanged(encoded) => known = records.remember(key.public_id(), &encoded),
+                Decision::RecordMissing => known = Some(self.load_record(key).await?),
+                // Redis is out and the process does not know the key.
+                Decision::Admitted(a) if etag.is_empty() && a.local => {
+                    known = Some(self.load_record(key).await?)
+                }
+                _ if !opens => {
+                    metrics::counter!("auth_refused_total", "reason" => "api key").increment(1);
+                    return Err(Error::unauthorized(
+                        "invalid_token",
+                        "The API key is unknown, revoked or has expired.",
+                    ));
+                }
+                decision => return Ok((caller, admission, decision)),
+            }
+        }
+        Err(Error::unavailable("key_unsettled", "The API key was just changed.", Duration::from_secs(1)))
+    }
+
+    async fn load_record(&self, key: &ApiKeySecret) -> Result<(Arc<str>, Arc<Record>)> {
+        let row = self
+            .state
+            .database
+            .call("api_keys.record", async |c| db::api_keys::record(c, key.public_id()).await)
+            .await?;
+        let record = row.map_or_else(Record::nobody, Record::from_row);
+        let encoded = record.encode().map_err(Error::internal)?;
+        // While Redis is out the record stays in the process; that is what the cache is for.
+        let _ = self.state.limiter.store_record(key.public_id(), &encoded, RECORD_TTL).await;
+        let known = self.state.key_records.remember(key.public_id(), &encoded);
+        known.ok_or_else(|| Error::internal(anyhow::anyhow!("an encoded record can be read again")))
+    }
+
+    fn key_caller(&self, record: &Record) -> Caller {
+        Caller {
+            user_id: record.user_id,
+            session_id: None,
+            api_key_id: Some(record.id),
+            role: record.role.clone(),
+            scopes: Some(record.scopes.clone()),
+            issued_at: 0,
+            policy: record.policy.clone(),
+            client: self.client,
+            request_id: self.request_id.clone(),
+        }
+    }
+
+    fn fill(
+        &self,
+        mut admission: Admission,
+        caller: &Caller,
+        add: &impl Fn(&mut Admission, &Caller),
+    ) -> Admission {
+        let global = caller.rate(&self.state.limiter.policies().global);
+        admission.charge(&global, format!("user:{}", caller.user_id), 1);
+        add(&mut admission, caller);
+        admission
+    }
+}
+
+impl FromRequestParts<AppState> for Caller {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self> {
+        let pending = Pending::from_request_parts(parts, state).await?;
+        Ok(pending.admit(|_, _| {}).await?.0)
+    }
+}
+
+/// A caller who administers the deployment, logged in and not by key.
+#[derive(Debug, Clone)]
+pub struct Admin(pub Caller);
+
+impl FromRequestParts<AppState> for Admin {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self> {
+        let caller = Caller::from_request_parts(parts, state).await?;
+        caller.require_session()?;
+        match caller.role.as_str() {
+            "admin" => Ok(Self(caller)),
+            _ => Err(Error::forbidden("admin_required", "Only administrators may do this.")),
+        }
+    }
+}
+
+/// Anybody, on a public route.
+pub struct Anonymous {
+    /// Where from.
+    pub client: ClientIp,
+    /// In which request.
+    pub request_id: Arc<str>,
+    state: AppState,
+    states: LimitStates,
+}
+
+impl FromRequestParts<AppState> for Anonymous {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self> {
+        let (client, request_id, states) = context(parts);
+        Ok(Self { client, request_id, state: state.clone(), states })
+    }
+}
+
+impl Anonymous {
+    /// Charges the global limit of this address, and one unit of `policy` on `subject`.
+    pub async fn admit(&self, policy: &Policy, subject: &str) -> Result<()> {
+        let mut admission = Admission::default();
+        admission.charge(&self.state.limiter.policies().global, format!("ip:{}", self.client.bucket()), 1);
+        admission.charge(policy, subject, 1);
+        match self.state.limiter.admit(&admission).await {
+            Decision::Admitted(admitted) => {
+                remember(&self.states, &admission, &admitted);
+                Ok(())
+            }
+            Decision::Limited(limited) => Err(Error::limited(&limited)),
+            _ => Err(Error::internal(anyhow::anyhow!("an anonymous admission has nothing to revoke"))),
+        }
+    }
+}
+
+fn context(parts: &Parts) -> (ClientIp, Arc<str>, LimitStates) {
+    let client = parts.extensions.get::<ClientIp>().copied().unwrap_or(ClientIp([0, 0, 0, 0].into()));
+    let request_id = parts.extensions.get::<RequestId>().map_or_else(|| Arc::from(""), |id| id.0.clone());
+    (client, request_id, parts.extensions.get::<LimitStates>().cloned().unwrap_or_default())
+}
+
+fn remember(states: &LimitStates, admission: &Admission, admitted: &Admitted) {
+    for (state, period) in admitted.states.iter().zip(admission.periods()) {
+        states.push(*state, period);
+    }
+}

@@ -1,0 +1,152 @@
+//! The router: all routes, and the layers around them.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use health::MetricsAccess;
+use runtime::Phase;
+use tower_governor::{
+    GovernorError, GovernorLayer, governor::GovernorConfigBuilder, key_extractor::KeyExtractor,
+};
+use tower_http::{
+    compression::CompressionLayer,
+    cors::{AllowOrigin, CorsLayer},
+};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme},
+};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::{AppState, Error, ai, auth, client_ip::ClientIp, edge, extract::Json, routes};
+
+/// Ordinary request bodies.
+const MAX_BODY: usize = 256 * 1024;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Ballast", description = "A production backend: identity, an AI proxy, jobs."),
+    modifiers(&Security)
+)]
+struct Document;
+
+struct Security;
+
+impl Modify for Security {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+        let key = ApiKey::Header(ApiKeyValue::new("X-API-Key"));
+        components.add_security_scheme("api_key", SecurityScheme::ApiKey(key));
+    }
+}
+
+/// The whole API as one router.
+pub fn router(state: AppState) -> Router {
+    let access = match (&state.config.runtime.telemetry.metrics_token, state.config.runtime.http.admin_port) {
+        (Some(token), _) => MetricsAccess::Token(token.clone()),
+        (None, None) if !state.config.runtime.environment.is_deployed() => MetricsAccess::Open,
+        (None, _) => MetricsAccess::Closed,
+    };
+    let health = health::router(state.health.clone(), state.metrics.clone(), access);
+    let ordinary = routes::router()
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(state.clone(), request_timeout));
+    let (routes, openapi) = OpenApiRouter::with_openapi(Document::openapi())
+        .merge(ordinary)
+        .merge(ai::router())
+        .split_for_parts();
+    let openapi = Arc::new(openapi);
+    let document =
+        Router::new().route("/openapi.json", get(move || async move { Json(openapi.as_ref().clone()) }));
+    // A shield in the process, before anything costs a round trip: 200 requests a second per address, bursts of 1000. The
+    // limits that count are in Redis.
+    let shield = GovernorConfigBuilder::default()
+        .key_extractor(ByClient)
+        .period(Duration::from_millis(5))
+        .burst_size(1_000)
+        .finish()
+        .expect("burst and period are not zero");
+    let buckets = shield.limiter().clone();
+    let lifecycle = state.lifecycle.clone();
+    state.lifecycle.spawn("burst shield upkeep", async move {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(30)) => buckets.retain_recent(),
+                () = lifecycle.reached(Phase::Closing) => return,
+            }
+        }
+    });
+    let shield = GovernorLayer::new(shield).error_handler(too_fast);
+    routes
+        .merge(document)
+        .layer(middleware::from_fn_with_state(state.clone(), auth::gate))
+        .layer(shield)
+        .with_state(state.clone())
+        .merge(health)
+        .fallback(|| async { Error::not_found() })
+        // Streams are never compressed: the default predicate leaves text/event-stream alone.
+        .layer(CompressionLayer::new())
+        .layer(cors(&state))
+        .layer(middleware::from_fn_with_state(state, edge::layer))
+}
+
+/// Ordinary requests end after a while; streams and AI calls have limits of their own.
+async fn request_timeout(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(state.config.request_timeout, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Error::unavailable("timeout", "The request took too long.", Duration::from_secs(1))
+            .into_response(),
+    }
+}
+
+fn too_fast(error: GovernorError) -> Response {
+    match error {
+        GovernorError::TooManyRequests { wait_time, .. } => {
+            let detail = "Too many requests at once: wait as long as Retry-After says.";
+            Error::new(StatusCode::TOO_MANY_REQUESTS, "too_fast", detail)
+                .with_retry_after(Duration::from_secs(wait_time))
+                .into_response()
+        }
+        error => Error::internal(error).into_response(),
+    }
+}
+
+/// Keys the burst shield by the address that the whole API agrees on. tower_governor's own extractors believe the leftmost
+/// X-Forwarded-For, which any client can write.
+#[derive(Debug, Clone)]
+struct ByClient;
+
+impl KeyExtractor for ByClient {
+    type Key = ClientIp;
+
+    fn extract<T>(&self, request: &axum::http::Request<T>) -> Result<ClientIp, GovernorError> {
+        request.extensions().get::<ClientIp>().copied().ok_or(GovernorError::UnableToExtractKey)
+    }
+}
+
+fn cors(state: &AppState) -> CorsLayer {
+    let exact: Vec<HeaderValue> =
+        state.config.cors_allowed_origins.iter().filter_map(|o| HeaderValue::from_str(o).ok()).collect();
+    let exposed = ["x-request-id", "retry-after", "ratelimit", "ratelimit-policy", "location"];
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(exact))
+        .allow_credentials(true)
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            HeaderName::from_static("x-api-key"),
+            HeaderName::from_static("x-request-id"),
+            HeaderName::from_static("last-event-id"),
+        ])
+        .expose_headers(exposed.map(HeaderName::from_static))
+        .max_age(Duration::from_secs(600))
+}

@@ -1,0 +1,110 @@
+//! The gate: nothing is public unless it stands in [`PUBLIC_ROUTES`].
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    http::{HeaderMap, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use super::{ApiKeySecret, Claims};
+use crate::{AppState, Error};
+
+/// Every route that needs no credentials, by method and template. A test walks over all routes and holds them against this.
+pub const PUBLIC_ROUTES: [(&str, &str); 16] = [
+    ("GET", "/livez"),
+    ("GET", "/readyz"),
+    ("GET", "/startupz"),
+    ("GET", "/health"),
+    ("GET", "/ready"),
+    ("GET", "/health/live"),
+    ("GET", "/health/ready"),
+    ("GET", "/health/startup"),
+    // Has a token of its own.
+    ("GET", "/metrics"),
+    ("GET", "/.well-known/jwks.json"),
+    ("GET", "/openapi.json"),
+    ("GET", "/"),
+    ("POST", "/v1/auth/register"),
+    ("POST", "/v1/auth/login"),
+    ("POST", "/v1/auth/refresh"),
+    ("POST", "/v1/auth/logout"),
+];
+
+/// A credential that was presented and is genuine; whether it still holds is for admission to say.
+#[derive(Clone)]
+pub(crate) enum Credential {
+    /// An access token with a good signature.
+    Token(Claims),
+    /// A well-formed API key. Its secret is compared when the record is known.
+    Key(ApiKeySecret),
+}
+
+/// Lets a request through to a public route, or with a genuine credential.
+pub async fn gate(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let Some(route) = request.extensions().get::<MatchedPath>().map(|p| p.as_str().to_owned()) else {
+        return next.run(request).await;
+    };
+    let method = if request.method() == "HEAD" { "GET" } else { request.method().as_str() };
+    if PUBLIC_ROUTES.contains(&(method, route.as_str())) {
+        return next.run(request).await;
+    }
+    match authenticate(&state, request.headers()) {
+        Ok(credential) => {
+            request.extensions_mut().insert(credential);
+            next.run(request).await
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+fn authenticate(state: &AppState, headers: &HeaderMap) -> Result<Credential, Error> {
+    let presented = presented(headers)?;
+    if ApiKeySecret::looks_like(presented) {
+        return ApiKeySecret::parse(presented).map(Credential::Key).ok_or_else(|| {
+            refuse("malformed api key", "The API key is mistyped: its checksum does not fit.")
+        });
+    }
+    state.keyring.verify(presented).map(Credential::Token).map_err(|reason| {
+        refuse(reason, "The access token is invalid or has expired: refresh it or log in again.")
+    })
+}
+
+fn refuse(reason: &'static str, detail: &'static str) -> Error {
+    metrics::counter!("auth_refused_total", "reason" => reason).increment(1);
+    Error::unauthorized("invalid_token", detail)
+}
+
+/// The one credential of a request: `Authorization: Bearer`, or `X-API-Key`.
+fn presented(headers: &HeaderMap) -> Result<&str, Error> {
+    let mut bearer = headers.get_all(header::AUTHORIZATION).iter();
+    let mut key = headers.get_all("x-api-key").iter();
+    let missing = || {
+        Error::unauthorized(
+            "missing_credentials",
+            "Send `Authorization: Bearer TOKEN`, or an API key as `X-API-Key`.",
+        )
+    };
+    let value = match (bearer.next(), key.next()) {
+        (Some(value), None) => {
+            let text = value.to_str().map_err(|_| missing())?;
+            let (scheme, token) = text.split_once(' ').ok_or_else(missing)?;
+            // The scheme's case does not matter (RFC 9110, section 11.1).
+            if scheme.eq_ignore_ascii_case("bearer") { token.trim() } else { return Err(missing()) }
+        }
+        (None, Some(value)) => {
+            let text = value.to_str().map_err(|_| missing())?.trim();
+            if ApiKeySecret::looks_like(text) {
+                text
+            } else {
+                return Err(refuse("malformed api key", "This is not an API key."));
+            }
+        }
+        (None, None) => return Err(missing()),
+        (Some(_), Some(_)) => return Err(refuse("two credentials", "Send one credential, not two.")),
+    };
+    if bearer.next().is_some() || key.next().is_some() {
+        return Err(refuse("two credentials", "Send one credential, not two."));
+    }
+    if value.is_empty() { Err(missing()) } else { Ok(value) }
+}

@@ -1,0 +1,17 @@
+//! Who is asking: access tokens, API keys, passwords, and the gate in front of everything.
+
+mod api_key;
+mod cache;
+mod gate;
+mod keyring;
+mod password;
+mod refresh;
+
+pub(crate) use api_key::hex;
+pub use api_key::{ApiKeySecret, KeyRecords, Record};
+pub(crate) use gate::Credential;
+pub use gate::{PUBLIC_ROUTES, gate};
+pub use keyring::{AccessToken, Claims, Keyring};
+pub use password::Passwords;
+pub(crate) use password::hash_now;
+pub use refresh::RefreshSecret;

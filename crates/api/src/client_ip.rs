@@ -1,0 +1,162 @@
+//! The client's address, for limits, logs and the audit log: one function, one rule per trust mode.
+//!
+//! A header counts only when the peer that sent it is trusted. Anything malformed falls back to the peer.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use axum::http::{HeaderMap, HeaderName};
+use config::TrustedProxy;
+use ipnet::IpNet;
+
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The client's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClientIp(pub IpAddr);
+
+impl ClientIp {
+    /// Whose bucket it is in: IPv4 as it is; IPv6 by its /64, which is what one subscriber has.
+    pub fn bucket(self) -> String {
+        match self.0 {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => {
+                let s = ip.segments();
+                format!("{}/64", Ipv6Addr::new(s[0], s[1], s[2], s[3], 0, 0, 0, 0))
+            }
+        }
+    }
+}
+
+/// Finds the client behind `peer`.
+pub fn resolve(trust: &TrustedProxy, peer: SocketAddr, headers: &HeaderMap) -> ClientIp {
+    let peer = peer.ip().to_canonical();
+    let client = match trust {
+        TrustedProxy::None => None,
+        TrustedProxy::Railway => railway(peer, headers),
+        TrustedProxy::Networks(trusted) => forwarded(trusted, peer, headers),
+    };
+    ClientIp(client.unwrap_or(peer))
+}
+
+/// Railway's edge connects from 100.64.0.0/10 and names the client in one X-Real-IP.
+fn railway(peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+    let mut values = headers.get_all(X_REAL_IP).iter();
+    let value = values.next()?;
+    let from_edge = matches!(peer, IpAddr::V4(ip) if ip.octets()[0] == 100 && ip.octets()[1] & 0xC0 == 64);
+    if !from_edge {
+        // Falling back in silence would put all users into one bucket.
+        metrics::counter!("client_ip_untrusted_header_total").increment(1);
+        static TOLD: std::sync::Once = std::sync::Once::new();
+        TOLD.call_once(|| {
+            tracing::warn!(%peer, "X-Real-IP comes from a peer outside 100.64.0.0/10 and is ignored: is TRUSTED_PROXY=railway right?");
+        });
+        return None;
+    }
+    match values.next() {
+        None => parse(value.to_str().ok()?),
+        Some(_) => None,
+    }
+}
+
+/// From the right, past trusted proxies: the first address that is not one of them is the client.
+fn forwarded(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+    let is_trusted = |ip: &IpAddr| trusted.iter().any(|net| net.contains(ip));
+    if !is_trusted(&peer) {
+        return None;
+    }
+    let mut client = None;
+    // Several header lines mean one list (RFC 9110, section 5.3).
+    let lines: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().collect();
+    for line in lines.into_iter().rev() {
+        for item in line.to_str().ok()?.rsplit(',') {
+            // Garbage in a trusted part of the list: nothing beyond it can be believed.
+            let Some(ip) = parse(item) else { return client };
+            client = Some(ip);
+            if !is_trusted(&ip) {
+                return client;
+            }
+        }
+    }
+    client
+}
+
+/// An address as proxies write it: with or without a port, IPv6 with or without brackets. Zone ids are refused.
+fn parse(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let ip =
+        text.parse::<IpAddr>().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|a| a.ip())).or_else(
+            || text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        )?;
+    Some(ip.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            map.append(*name, value.parse().unwrap());
+        }
+        map
+    }
+
+    fn client(trust: &str, peer: &str, lines: &[(&'static str, &str)]) -> String {
+        let peer = SocketAddr::new(peer.parse().unwrap(), 1);
+        resolve(&trust.parse().unwrap(), peer, &headers(lines)).0.to_string()
+    }
+
+    #[test]
+    fn without_trust_no_header_counts() {
+        let forged = [
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-real-ip", "2.2.2.2"),
+            ("forwarded", "for=3.3.3.3"),
+            ("cf-connecting-ip", "4.4.4.4"),
+        ];
+        assert_eq!(client("none", "9.9.9.9", &forged), "9.9.9.9");
+    }
+
+    #[test]
+    fn railway_counts_one_real_ip_from_the_edge_only() {
+        assert_eq!(
+            client("railway", "100.64.0.5", &[("x-real-ip", "7.7.7.7"), ("x-forwarded-for", "1.1.1.1")]),
+            "7.7.7.7"
+        );
+        assert_eq!(client("railway", "100.127.255.1", &[("x-real-ip", "2001:db8::1")]), "2001:db8::1");
+        assert_eq!(client("railway", "100.128.0.1", &[("x-real-ip", "7.7.7.7")]), "100.128.0.1");
+        assert_eq!(client("railway", "9.9.9.9", &[("x-real-ip", "7.7.7.7")]), "9.9.9.9");
+        assert_eq!(
+            client("railway", "100.64.0.5", &[("x-real-ip", "7.7.7.7"), ("x-real-ip", "8.8.8.8")]),
+            "100.64.0.5"
+        );
+        assert_eq!(client("railway", "100.64.0.5", &[("x-real-ip", "garbage")]), "100.64.0.5");
+    }
+
+    #[test]
+    fn networks_read_the_list_from_the_right_past_trusted_proxies() {
+        let trust = "10.0.0.0/8,192.168.1.7";
+        assert_eq!(
+            client(trust, "10.0.0.1", &[("x-forwarded-for", "1.1.1.1, 7.7.7.7, 192.168.1.7")]),
+            "7.7.7.7"
+        );
+        assert_eq!(
+            client(trust, "10.0.0.1", &[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "7.7.7.7")]),
+            "7.7.7.7"
+        );
+        assert_eq!(client(trust, "9.9.9.9", &[("x-forwarded-for", "7.7.7.7")]), "9.9.9.9");
+        assert_eq!(client(trust, "10.0.0.1", &[]), "10.0.0.1");
+        assert_eq!(client(trust, "10.0.0.1", &[("x-forwarded-for", "7.7.7.7, nonsense")]), "10.0.0.1");
+        assert_eq!(client(trust, "10.0.0.1", &[("x-forwarded-for", "[2001:db8::1]:443")]), "2001:db8::1");
+    }
+
+    #[test]
+    fn one_subscriber_has_one_bucket() {
+        let bucket = |ip: &str| ClientIp(ip.parse().unwrap()).bucket();
+        assert_eq!(bucket("2001:db8:1:2::1"), bucket("2001:db8:1:2:ffff::9"));
+        assert_ne!(bucket("2001:db8:1:2::1"), bucket("2001:db8:1:3::1"));
+        assert_eq!(client("none", "::ffff:9.9.9.9", &[]), "9.9.9.9", "v4-mapped addresses are IPv4");
+    }
+}

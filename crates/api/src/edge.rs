@@ -1,0 +1,224 @@
+//! The outermost layer: what every answer has, errors and panics included.
+//!
+//! Request id in, request id out; one log line and one metric per request; panics become 500s; errors get their body here;
+//! security headers on everything.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    body::Body,
+    extract::{MatchedPath, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use futures_util::FutureExt as _;
+use limits::ChargeState;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use crate::{AppState, Error, client_ip};
+
+/// The request's id header, in both directions.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+/// Probes come every second or so and would drown the log.
+const QUIET: [&str; 9] = [
+    "/livez",
+    "/readyz",
+    "/startupz",
+    "/health",
+    "/ready",
+    "/health/live",
+    "/health/ready",
+    "/health/startup",
+    "/metrics",
+];
+/// Routes that speak OpenAI's dialect, errors included.
+const OPENAI: [&str; 5] = ["/v1/chat/", "/v1/responses", "/v1/embeddings", "/v1/models", "/v1/ai/"];
+
+/// The request's id, in its extensions.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub Arc<str>);
+
+/// Where admission leaves the state of the limits, for the answer's headers.
+#[derive(Debug, Clone, Default)]
+pub struct LimitStates(Arc<Mutex<Vec<(ChargeState, Duration)>>>);
+
+impl LimitStates {
+    /// Adds the state of a policy with this period.
+    pub fn push(&self, state: ChargeState, period: Duration) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((state, period));
+    }
+}
+
+/// The layer.
+pub async fn layer(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id = request_id(request.headers());
+    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
+    let method = request.method().clone();
+    let peer = request.extensions().get::<server::Peer>().map_or(([0, 0, 0, 0], 0).into(), |p| p.0);
+    let client = client_ip::resolve(&state.config.trusted_proxy, peer, request.headers());
+    let openai = OPENAI.iter().any(|prefix| request.uri().path().starts_with(prefix));
+    let quiet = QUIET.contains(&route.as_str());
+    let limits = LimitStates::default();
+    request.extensions_mut().insert(RequestId(id.clone()));
+    request.extensions_mut().insert(client);
+    request.extensions_mut().insert(limits.clone());
+
+    let span = tracing::info_span!(
+        "request",
+        request_id = %id,
+        method = %method,
+        // The template and never the path: ids belong to users, and a query may hold a secret.
+        route,
+        user_id = tracing::field::Empty,
+    );
+    if let Some(parent) = request.headers().get("traceparent").and_then(|v| v.to_str().ok()) {
+        runtime::trace_context::set_parent(&span, parent);
+    }
+    let mut response = async {
+        let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+        let mut response =
+            answer.unwrap_or_else(|panic| Error::internal(panic_text(&*panic)).into_response());
+        write_error(&mut response, &id, openai);
+        response
+    }
+    .instrument(span.clone())
+    .await;
+    limit_headers(response.headers_mut(), &limits);
+    security_headers(response.headers_mut());
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+    let (status, took) = (response.status(), started.elapsed());
+    record(&method, &route, status, took);
+    if !quiet {
+        let duration_ms = took.as_secs_f64() * 1_000.0;
+        // For a stream this is the time to its head; its end has a line of its own.
+        span.in_scope(
+            || tracing::info!(status = status.as_u16(), duration_ms, client = %client.0, "request"),
+        );
+    }
+    response
+}
+
+/// A client may bring its id; anything but a plain token is replaced, because it goes into logs and headers.
+fn request_id(headers: &HeaderMap) -> Arc<str> {
+    let given = headers.get(X_REQUEST_ID).and_then(|v| v.to_str().ok());
+    let fine = |id: &&str| {
+        (8..=64).contains(&id.len())
+            && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    };
+    given.filter(fine).map_or_else(|| Uuid::now_v7().simple().to_string().into(), Into::into)
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> anyhow::Error {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    anyhow::anyhow!("a handler panicked: {}", text.unwrap_or_else(|| "no message".to_owned()))
+}
+
+/// Gives an error its body, and logs it if it is ours.
+fn write_error(response: &mut Response, id: &str, openai: bool) {
+    let status = response.status();
+    if !(status.is_client_error() || status.is_server_error()) {
+        return;
+    }
+    let error = match response.extensions_mut().remove::<Error>() {
+        Some(error) => error,
+        // Made by a layer or by the router: has no body worth keeping, unless it is a document already.
+        None if response
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|t| t.as_bytes().starts_with(b"application/")) =>
+        {
+            return;
+        }
+        None => bare(status),
+    };
+    if status == StatusCode::INTERNAL_SERVER_ERROR {
+        let cause = error.source().map_or_else(|| "unknown".to_owned(), |e| format!("{e:#}"));
+        tracing::error!(error = cause, "request failed");
+    } else if let Some(source) = error.source() {
+        tracing::warn!(error = %format_args!("{source:#}"), code = error.code(), "request refused");
+    }
+    let (body, content_type) = if openai {
+        (error.openai(id), "application/json")
+    } else {
+        (error.problem(id), "application/problem+json")
+    };
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    *response.body_mut() = Body::from(body.to_string());
+}
+
+/// An error that the router or a layer made.
+fn bare(status: StatusCode) -> Error {
+    let (code, detail) = match status.as_u16() {
+        404 => ("not_found", "There is nothing here."),
+        405 => ("method_not_allowed", "This route has no such method; the Allow header lists those it has."),
+        408 => ("timeout", "The request took too long."),
+        413 => ("body_too_large", "The body is larger than this route accepts."),
+        429 => ("too_fast", "Too many requests at once: wait as long as Retry-After says."),
+        503 => ("unavailable", "Not available at the moment."),
+        500..=599 => ("internal", "Something went wrong on our side."),
+        _ => ("refused", "The request was refused."),
+    };
+    Error::new(status, code, detail)
+}
+
+/// The fields of draft-ietf-httpapi-ratelimit-headers-10, one item per policy.
+fn limit_headers(headers: &mut HeaderMap, limits: &LimitStates) {
+    let states = limits.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if states.is_empty() {
+        return;
+    }
+    let (mut policies, mut current) = (Vec::new(), Vec::new());
+    for (state, period) in states.iter() {
+        policies.push(format!("\"{}\";q={};w={}", state.policy, state.limit, period.as_secs().max(1)));
+        let reset = state.reset.as_millis().div_ceil(1_000);
+        current.push(format!("\"{}\";r={};t={reset}", state.policy, state.remaining));
+    }
+    for (name, items) in [(RATE_LIMIT_POLICY, policies), (RATE_LIMIT, current)] {
+        if let Ok(value) = HeaderValue::from_str(&items.join(", ")) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// What a JSON API needs of the OWASP secure headers; a page that needs more freedom sets its own policy before.
+fn security_headers(headers: &mut HeaderMap) {
+    const ALWAYS: [(&str, &str); 6] = [
+        ("strict-transport-security", "max-age=63072000; includeSubDomains"),
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+        ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+        ("referrer-policy", "no-referrer"),
+        ("cross-origin-resource-policy", "same-origin"),
+    ];
+    for (name, value) in ALWAYS {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    // What depends on who asks must not be kept by a cache; a handler may say otherwise.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+}
+
+fn record(method: &axum::http::Method, route: &str, status: StatusCode, took: Duration) {
+    let labels = [
+        ("method", method.as_str().to_owned()),
+        ("route", route.to_owned()),
+        ("status", status.as_u16().to_string()),
+    ];
+    metrics::counter!("http_requests_total", &labels).increment(1);
+    metrics::histogram!("http_request_seconds", &labels[..2]).record(took);
+}

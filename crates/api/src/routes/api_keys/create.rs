@@ -1,0 +1,82 @@
+//! `POST /v1/api-keys`.
+
+use axum::{extract::State, http::StatusCode, response::IntoResponse};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{ApiKeyView, SCOPES};
+use crate::{
+    AppState, Error, Result, admission::Caller, auth::ApiKeySecret, error::Problem, extract, extract::Json,
+};
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewApiKey {
+    /// What you call it: 1 to 100 characters.
+    name: String,
+    /// What it may do: `ai`, `jobs`. Without this: everything a key may.
+    scopes: Option<Vec<String>>,
+    /// When it ends. Without this: never.
+    expires_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct CreatedApiKey {
+    /// The whole key. This is the only time it is shown.
+    key: String,
+    #[serde(flatten)]
+    view: ApiKeyView,
+}
+
+/// Makes a key. Its text is in this answer and nowhere else.
+#[utoipa::path(post, path = "/v1/api-keys", tag = "api keys", security(("bearer" = [])), request_body = NewApiKey,
+    responses((status = 201, body = CreatedApiKey), (status = 401, body = Problem), (status = 403, body = Problem),
+              (status = 422, body = Problem)))]
+pub(super) async fn create(
+    State(state): State<AppState>,
+    caller: Caller,
+    Json(body): Json<NewApiKey>,
+) -> Result<impl IntoResponse> {
+    let session_id = caller.require_session()?;
+    let name = extract::text("name", &body.name, 1, 100)?;
+    let scopes = body.scopes.unwrap_or_else(|| SCOPES.map(String::from).to_vec());
+    if let Some(unknown) = scopes.iter().find(|s| !SCOPES.contains(&s.as_str())) {
+        let shown: String = unknown.chars().filter(|c| !c.is_control()).take(40).collect();
+        return Err(Error::invalid(
+            "scopes",
+            format!("there is no scope `{shown}`; there are: {}", SCOPES.join(", ")),
+        ));
+    }
+    if body.expires_at.is_some_and(|end| end <= state.clock.now()) {
+        return Err(Error::invalid("expires_at", "must be in the future"));
+    }
+    let key = ApiKeySecret::generate().map_err(Error::internal)?;
+    let new = db::api_keys::NewApiKey {
+        id: Uuid::now_v7(),
+        user_id: caller.user_id,
+        name: &name,
+        public_id: key.public_id(),
+        secret_hash: &key.hash(),
+        scopes: &scopes,
+        expires_at: body.expires_at,
+    };
+    let row = state
+        .database
+        .transaction::<_, db::Error>("api_keys.insert", async |c| {
+            let row = db::api_keys::insert(c, &new).await?;
+            let event = db::audit::Event {
+                event: "api_key_created",
+                user_id: Some(caller.user_id),
+                session_id: Some(session_id),
+                ip: Some(caller.client.0),
+                request_id: Some(&caller.request_id),
+                detail: serde_json::json!({ "api_key_id": new.id }),
+            };
+            db::audit::insert(c, &event).await?;
+            Ok(row)
+        })
+        .await?;
+    Ok((StatusCode::CREATED, Json(CreatedApiKey { key: key.text(), view: row.into() })))
+}

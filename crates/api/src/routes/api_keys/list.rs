@@ -1,0 +1,23 @@
+//! `GET /v1/api-keys`.
+
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::ApiKeyView;
+use crate::{AppState, Result, admission::Caller, error::Problem, extract::Json};
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct ApiKeys {
+    data: Vec<ApiKeyView>,
+}
+
+/// Your keys, newest first, revoked ones included.
+#[utoipa::path(get, path = "/v1/api-keys", tag = "api keys", security(("bearer" = [])),
+    responses((status = 200, body = ApiKeys), (status = 401, body = Problem), (status = 403, body = Problem)))]
+pub(super) async fn list(State(state): State<AppState>, caller: Caller) -> Result<Json<ApiKeys>> {
+    caller.require_session()?;
+    let keys =
+        state.database.call("api_keys.list", async |c| db::api_keys::list(c, caller.user_id).await).await?;
+    Ok(Json(ApiKeys { data: keys.into_iter().map(ApiKeyView::from).collect() }))
+}

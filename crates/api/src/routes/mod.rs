@@ -1,0 +1,23 @@
+//! The routes: one file per endpoint.
+
+pub mod api_keys;
+pub mod auth;
+pub mod jobs;
+mod jwks;
+mod me;
+mod root;
+
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::AppState;
+
+/// Everything under `/v1` but the AI routes, and what is beside it.
+pub(crate) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(root::root))
+        .routes(routes!(jwks::jwks))
+        .routes(routes!(me::me))
+        .merge(auth::router())
+        .merge(api_keys::router())
+        .merge(jobs::router())
+}

@@ -1,0 +1,112 @@
+//! What handlers share.
+
+use std::sync::Arc;
+
+use config::ApiConfig;
+use db::{Database, Redis};
+use health::Registry;
+use limits::{Limiter, Policies};
+use runtime::{Clock, Lifecycle, MetricsHandle};
+
+use crate::{
+    ai::Ai,
+    auth::{Keyring, Passwords},
+};
+
+/// Everything the API needs; clones are cheap.
+#[derive(Clone)]
+pub struct AppState {
+    inner: Arc<Inner>,
+}
+
+/// The parts of the state, reached through [`AppState`].
+pub struct Inner {
+    /// The configuration.
+    pub config: ApiConfig,
+    /// Postgres.
+    pub database: Database,
+    /// Redis.
+    pub redis: Redis,
+    /// Rate limits, permits, revocation.
+    pub limiter: Limiter,
+    /// Signs and verifies access tokens.
+    pub keyring: Keyring,
+    /// Hashes passwords, a few at a time.
+    pub passwords: Passwords,
+    /// API keys seen lately.
+    pub key_records: crate::auth::KeyRecords,
+    /// The AI proxy.
+    pub ai: Ai,
+    /// Health checks.
+    pub health: Registry,
+    /// Metrics of the process.
+    pub metrics: MetricsHandle,
+    /// The life of the process.
+    pub lifecycle: Lifecycle,
+    /// The clock.
+    pub clock: Clock,
+}
+
+impl std::ops::Deref for AppState {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+impl AppState {
+    /// Brings up what the API consists of. Nothing is connected yet: that happens in the background, after the port is bound.
+    pub fn from_config(
+        config: ApiConfig,
+        lifecycle: Lifecycle,
+        clock: Clock,
+        metrics: MetricsHandle,
+    ) -> anyhow::Result<Self> {
+        let database = Database::from_config(&config.stores.database, "ballast-api")?;
+        let redis = Redis::from_config(&config.stores.redis)?;
+        let limiter =
+            Limiter::new(redis.clone(), Policies::from_config(&config.limits), config.limits.replicas);
+        let keyring = Keyring::from_config(&config.auth, clock.clone())?;
+        let passwords = Passwords::new(config.auth.password_hash_concurrency, lifecycle.clone())?;
+        let ai = Ai::from_config(&config.ai, &lifecycle, database.clone(), limiter.clone(), clock.clone())?;
+        let health = Registry::new(lifecycle.clone(), env!("CARGO_PKG_VERSION"));
+        let key_records = crate::auth::KeyRecords::default();
+        let inner = Inner {
+            config,
+            database,
+            redis,
+            limiter,
+            keyring,
+            passwords,
+            key_records,
+            ai,
+            health,
+            metrics,
+            lifecycle,
+            clock,
+        };
+        let state = Self { inner: Arc::new(inner) };
+        state.register_checks();
+        Ok(state)
+    }
+
+    fn register_checks(&self) {
+        use health::Kind::{Optional, Required};
+        let timeout = std::time::Duration::from_millis(2_500);
+        let database = self.database.clone();
+        self.health.register("postgres", Required, timeout, move || {
+            let database = database.clone();
+            async move { database.check().await }
+        });
+        let redis = self.redis.clone();
+        self.health.register("redis", Optional, timeout, move || {
+            let redis = redis.clone();
+            async move { redis.check().await }
+        });
+        let ai = self.ai.clone();
+        self.health.register("engine", Optional, timeout, move || {
+            let ai = ai.clone();
+            async move { ai.check().await }
+        });
+    }
+}
