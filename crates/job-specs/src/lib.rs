@@ -158,8 +158,6 @@ pub fn user_job(kind: &str, args: Value, options: EnqueueOptions) -> Result<NewJ
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use serde_json::json;
 
     use super::*;

@@ -280,8 +280,6 @@ async fn skip(conn: &mut PgConnection, line: &CronLine, tick: DateTime<Utc>) -> 
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
 
     fn at(text: &str) -> DateTime<Utc> {

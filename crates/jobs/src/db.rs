@@ -16,11 +16,9 @@ pub(crate) async fn call<T, E: Into<Error>>(
     work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
 ) -> Result<T, Error> {
     let mut conn = pool.acquire().await?;
-    match tokio::time::timeout(DEADLINE, work(&mut conn)).await {
-        Ok(done) => done.map_err(Into::into),
-        Err(_) => {
-            drop(conn.detach());
-            Err(Error::Deadline(DEADLINE))
-        }
-    }
+    let Ok(done) = tokio::time::timeout(DEADLINE, work(&mut conn)).await else {
+        drop(conn.detach());
+        return Err(Error::Deadline(DEADLINE));
+    };
+    done.map_err(Into::into)
 }

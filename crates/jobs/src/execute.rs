@@ -149,13 +149,12 @@ fn decide(
         // The rescuers take care of it.
         (_, Some(Stop::LeaseLost)) => return (None, "lost"),
         (Ended::Panicked(text), _) => JobError::Retry(anyhow::anyhow!("panicked: {text}")),
-        (Ended::Failed(error @ JobError::Discard(_)), _) => error,
+        (Ended::Failed(error @ JobError::Discard(_)), _) | (Ended::Failed(error), None) => error,
         (_, Some(Stop::Cancelled)) => {
             return (Some(Ack::Final(Final::cancelled(key, None))), "cancelled");
         }
         (_, Some(Stop::Shutdown)) => return (Some(Ack::Back(Back::released(key))), "released"),
         (_, Some(Stop::TimedOut)) => JobError::Retry(anyhow::anyhow!("timed out after {:?}", job.timeout)),
-        (Ended::Failed(error), None) => error,
         (Ended::Dropped, None) => JobError::Retry(anyhow::anyhow!("was dropped")),
     };
     let (ack, outcome) = failed(job, key, error);

@@ -17,6 +17,7 @@ mod lease;
 mod queue;
 mod settings;
 mod spec;
+pub mod testing;
 mod view;
 mod wake;
 mod worker;

@@ -134,8 +134,13 @@ impl Worker {
             let queue = Queue::new(shared.clone(), name.clone(), *concurrency, wake);
             lifecycle.spawn("job queue", queue.run());
         }
-        // From here on only the queues and their jobs can acknowledge: when the last of them is gone, all is written.
-        drop(shared);
+        // Held until no new work begins: a worker with nothing but a schedule acknowledges nothing and lives on. After
+        // that only running jobs can acknowledge, and when the last of them is gone all is written.
+        let (until_closing, life) = (shared, lifecycle.clone());
+        lifecycle.spawn_task(async move {
+            life.reached(Phase::Closing).await;
+            drop(until_closing);
+        });
         let (pool, all_written) = (self.pool.clone(), stop.clone());
         lifecycle.spawn("job acknowledgements", async move {
             ack::run(pool, acks_out).await;
@@ -247,7 +252,9 @@ async fn upkeep(
             }
             if let Some(worker) = session {
                 let ids = db::call(pool, async |conn| lease::cancel_requests(conn, worker).await).await?;
-                ids.into_iter().for_each(|id| held.cancel(id));
+                for id in ids {
+                    held.cancel(id);
+                }
             }
             if Instant::now() >= measure_at {
                 measure_at = Instant::now() + MEASURE_EVERY;

@@ -1,0 +1,321 @@
+//! Who gets which job: one worker at a time, most urgent first, within the limits.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::common::{Bench, MS, Task, end, eventually, life, pool, quick, worker_at};
+use jobs::{EnqueueOptions, JobError, JobSpec, JobState, Priority, Settings};
+use serde::{Deserialize, Serialize};
+use test_support::{FaultProxy, Mode};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_never_run_one_job_at_the_same_time() {
+    let bench = Bench::new().await;
+    let tasks: Vec<Task> = (0..300).map(|n| Task { n }).collect();
+    jobs::enqueue_many(&mut bench.conn().await, &tasks, &EnqueueOptions::default()).await.unwrap();
+    let runs: Arc<Mutex<HashMap<i64, u32>>> = Arc::default();
+    let life = life(MS(2_000));
+    for _ in 0..3 {
+        let runs = runs.clone();
+        let handler = move |_, task: Task| {
+            let runs = runs.clone();
+            async move {
+                *runs.lock().unwrap().entry(task.n).or_default() += 1;
+                tokio::time::sleep(MS(task.n.unsigned_abs() % 7)).await;
+                Ok::<_, JobError>(())
+            }
+        };
+        bench.worker().register::<Task, _, _, _>(handler).start(&life);
+    }
+    eventually("all done", async || bench.number("select count(*) from job_done").await == 300).await;
+    end(&life).await;
+    assert_eq!(bench.number("select count(*) from job").await, 0);
+    let runs = runs.lock().unwrap();
+    assert_eq!((runs.len(), runs.values().max()), (300, Some(&1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_cut_off_past_its_lease_stops_its_job_and_cannot_complete_what_another_one_runs() {
+    let bench = Bench::new().await;
+    let (proxy, url) = FaultProxy::in_front_of(bench.database.url()).await;
+    let (cut_off, healthy) = (life(MS(500)), life(MS(500)));
+    let log = bench.log.clone();
+    // Ignores its cancellation for a while and then says Ok: a zombie.
+    let zombie = move |ctx: jobs::JobContext, _: Task| {
+        let log = log.clone();
+        async move {
+            log.add("zombie began");
+            ctx.cancelled().cancelled().await;
+            log.add("zombie was told to stop");
+            tokio::time::sleep(MS(1_000)).await;
+            Ok::<_, JobError>("zombie")
+        }
+    };
+    worker_at(&pool(&url).await, &url, quick()).register::<Task, _, _, _>(zombie).start(&cut_off);
+    let id = bench.enqueue(1).await;
+    bench.logged("zombie began", 1).await;
+    proxy.set(Mode::Blackhole);
+    let log = bench.log.clone();
+    let rescuer = move |_, _: Task| {
+        let log = log.clone();
+        async move {
+            log.add(format!("rescued, zombie told: {}", log.count("zombie was told to stop")));
+            tokio::time::sleep(MS(1_500)).await;
+            Ok::<_, JobError>("rescuer")
+        }
+    };
+    bench.worker().register::<Task, _, _, _>(rescuer).start(&healthy);
+    // Cancelled before anyone else may take the job.
+    bench.logged("rescued, zombie told: 1", 1).await;
+    tokio::time::sleep(MS(600)).await;
+    proxy.set(Mode::Pass);
+    let job = bench.until(id, JobState::Completed).await;
+    assert_eq!(job.result, Some("rescuer".into()));
+    assert_eq!(job.attempt, 2);
+    assert_eq!(job.errors[0].error, "the worker was lost");
+    assert_eq!(bench.number("select count(*) from job_done").await, 1);
+    cut_off.begin_shutdown();
+    cut_off.run_until_stopped().await;
+    end(&healthy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_kills_its_workers_is_discarded_when_its_attempts_are_used_up() {
+    let bench = Bench::new().await;
+    let id = bench.enqueue(1).await;
+    let life = life(MS(500));
+    // Knows no such kind, but rescues: any worker does.
+    bench.worker().queue("default", 1).start(&life);
+    for attempt in 1..=3 {
+        assert_eq!(bench.until(id, JobState::Ready).await.attempt, attempt - 1);
+        // What a worker leaves behind that died with the job: a claim under a lease that has run out.
+        sqlx::query(
+            "with w as (insert into worker (id, name, version, queues, lease_until)
+                        values (gen_random_uuid(), 'dead', '', '{}', now() - interval '1 s') returning id)
+             update job set state = 'running', worker = w.id, attempt = attempt + 1, fence = fence + 1 from w",
+        )
+        .execute(&bench.pool)
+        .await
+        .unwrap();
+        if attempt < 3 {
+            eventually("rescued", async || bench.find(id).await.state == JobState::Ready).await;
+        }
+    }
+    let job = bench.until(id, JobState::Discarded).await;
+    assert_eq!(job.errors.len(), 3);
+    assert_eq!(job.errors[2].error, "the worker was lost");
+    end(&life).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_whose_answer_was_lost_is_given_back_without_using_an_attempt() {
+    let bench = Bench::new().await;
+    let life = life(MS(500));
+    let log = bench.log.clone();
+    bench
+        .worker()
+        .register::<Task, _, _, _>(move |ctx: jobs::JobContext, _| {
+            log.add(format!("attempt {}", ctx.attempt()));
+            async { Ok::<_, JobError>(()) }
+        })
+        .start(&life);
+    eventually("registered", async || bench.number("select count(*) from worker").await == 1).await;
+    // As after a claim that was committed and whose answer never came: running for the worker, which does not know.
+    sqlx::query(
+        "insert into job (queue, kind, args, max_attempts, timeout_ms, state, worker, attempt, fence)
+         select 'default', 'task', '{\"n\": 1}', 3, 1000, 'running', id, 1, 1 from worker",
+    )
+    .execute(&bench.pool)
+    .await
+    .unwrap();
+    bench.logged("attempt 1", 1).await;
+    eventually("done", async || bench.number("select count(*) from job_done").await == 1).await;
+    end(&life).await;
+    assert_eq!(bench.log.all(), ["attempt 1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn urgent_jobs_go_first_and_within_a_priority_the_oldest() {
+    let bench = Bench::new().await;
+    for (n, priority) in
+        [(1, Priority::Low), (2, Priority::Normal), (3, Priority::Normal), (4, Priority::Urgent)]
+    {
+        bench.enqueue_with(n, EnqueueOptions { priority: Some(priority), ..Default::default() }).await;
+    }
+    let later = EnqueueOptions {
+        priority: Some(Priority::Urgent),
+        delay: Some(Duration::from_secs(3_600)),
+        ..Default::default()
+    };
+    bench.enqueue_with(5, later).await;
+    let log = bench.log.clone();
+    let worker = bench.worker().queue("default", 1).register::<Task, _, _, _>(move |_, task: Task| {
+        log.add(task.n.to_string());
+        async { Ok::<_, JobError>(()) }
+    });
+    let life = life(MS(500));
+    worker.start(&life);
+    eventually("four ran", async || bench.log.all().len() == 4).await;
+    end(&life).await;
+    assert_eq!(bench.log.all(), ["4", "2", "3", "1"]);
+    assert_eq!(bench.number("select count(*) from job").await, 1, "the later one is still there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_that_this_binary_does_not_know_is_left_for_one_that_does() {
+    let bench = Bench::new().await;
+    let mut conn = bench.conn().await;
+    let options = EnqueueOptions::default;
+    let unknown =
+        jobs::enqueue_raw(&mut conn, "from_the_future", serde_json::json!({}), options()).await.unwrap();
+    let known = bench.enqueue(1).await;
+    let life = life(MS(500));
+    bench.worker().register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(())).start(&life);
+    bench.until(known, JobState::Completed).await;
+    end(&life).await;
+    let job = bench.find(unknown.id()).await;
+    assert_eq!((job.state, job.attempt), (JobState::Ready, 0));
+}
+
+#[derive(Serialize, Deserialize)]
+struct Scarce;
+
+impl JobSpec for Scarce {
+    const NAME: &'static str = "scarce";
+    const GLOBAL_LIMIT: Option<u16> = Some(3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_global_limit_holds_over_all_workers_together() {
+    let bench = Bench::new().await;
+    for _ in 0..20 {
+        jobs::enqueue(&mut bench.conn().await, &Scarce, EnqueueOptions::default()).await.unwrap();
+    }
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let life = life(MS(2_000));
+    for _ in 0..3 {
+        let (running, most) = (running.clone(), most.clone());
+        let handler = move |_, _: Scarce| {
+            let (running, most) = (running.clone(), most.clone());
+            async move {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(MS(20)).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                Ok::<_, JobError>(())
+            }
+        };
+        bench.worker().register::<Scarce, _, _, _>(handler).start(&life);
+    }
+    eventually("all done", async || bench.number("select count(*) from job_done").await == 20).await;
+    end(&life).await;
+    assert_eq!(most.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_queue_is_left_alone_until_it_is_resumed() {
+    let bench = Bench::new().await;
+    let mut conn = bench.conn().await;
+    jobs::pause_queue(&mut conn, "default").await.unwrap();
+    let id = bench.enqueue(1).await;
+    let life = life(MS(500));
+    bench.worker().register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(())).start(&life);
+    tokio::time::sleep(MS(300)).await;
+    assert_eq!(bench.find(id).await.state, JobState::Ready);
+    let queues = jobs::queues(&mut conn).await.unwrap();
+    assert!(queues[0].paused_at.is_some() && queues[0].ready == 1);
+    jobs::resume_queue(&mut conn, "default").await.unwrap();
+    bench.until(id, JobState::Completed).await;
+    end(&life).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_blocking_job_does_not_cost_its_worker_the_lease() {
+    let bench = Bench::new().await;
+    let life = life(MS(500));
+    let id = bench.enqueue(1).await;
+    let log = bench.log.clone();
+    bench
+        .worker()
+        .register::<Task, _, _, _>(move |_, _| {
+            let log = log.clone();
+            async move {
+                log.add("began");
+                // Wrong in a handler, and it happens: no await for longer than the lease, on the runtime's only thread.
+                std::thread::sleep(MS(2_000));
+                Ok::<_, JobError>(())
+            }
+        })
+        .start(&life);
+    bench.logged("began", 1).await;
+    for _ in 0..15 {
+        assert_eq!(bench.number("select count(*) from worker where lease_until > now()").await, 1);
+        tokio::time::sleep(MS(100)).await;
+    }
+    let job = bench.until(id, JobState::Completed).await;
+    assert_eq!((job.attempt, job.errors.len()), (1, 0));
+    end(&life).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_claim_nor_acknowledgement_reads_the_whole_table() {
+    let bench = Bench::new().await;
+    bench
+        .execute(
+            "insert into job (queue, kind, priority, run_at, args, max_attempts, timeout_ms)
+             select 'default', 'task', n % 4, now() + case when n % 3 = 0 then interval '1 day' else '-1 s' end,
+                    '{\"n\": 1}', 3, 1000
+             from generate_series(1, 50000) n; analyze job",
+        )
+        .await;
+    let rows_read = "select seq_tup_read from pg_stat_user_tables where relname = 'job'";
+    // Statistics arrive within a second.
+    tokio::time::sleep(MS(1_100)).await;
+    let before = bench.number(rows_read).await;
+    let life = life(MS(2_000));
+    bench.worker().register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(())).start(&life);
+    // Enough for Postgres to switch to a generic plan, which knows neither the limit nor the kinds.
+    eventually("2000 done", async || bench.number("select count(*) from job_done").await >= 2_000).await;
+    end(&life).await;
+    tokio::time::sleep(MS(1_100)).await;
+    assert_eq!(bench.number(rows_read).await - before, 0, "rows read by sequential scans");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_claimed_ahead_are_handed_back_when_no_slot_gets_free() {
+    let bench = Bench::new().await;
+    // Short jobs first, so that the worker starts to prefetch; then long ones that fill its slots.
+    let tasks: Vec<Task> = (0..40).map(|_| Task { n: 0 }).collect();
+    jobs::enqueue_many(&mut bench.conn().await, &tasks, &EnqueueOptions::default()).await.unwrap();
+    let settings = Settings { concurrency: 1, prefetch: 10, ..quick() };
+    let life = life(MS(3_000));
+    let log = bench.log.clone();
+    worker_at(&bench.pool, bench.database.url(), settings)
+        .register::<Task, _, _, _>(move |_, task: Task| {
+            let log = log.clone();
+            async move {
+                log.add("ran");
+                tokio::time::sleep(MS(task.n.unsigned_abs())).await;
+                Ok::<_, JobError>(())
+            }
+        })
+        .start(&life);
+    bench.logged("ran", 40).await;
+    let tasks: Vec<Task> = (0..5).map(|_| Task { n: 1_500 }).collect();
+    jobs::enqueue_many(&mut bench.conn().await, &tasks, &EnqueueOptions::default()).await.unwrap();
+    eventually("claimed ahead", async || {
+        bench.number("select count(*) from job where state = 'running'").await == 5
+    })
+    .await;
+    eventually("handed back", async || {
+        bench.number("select count(*) from job where state = 'ready' and attempt = 0").await == 4
+    })
+    .await;
+    life.begin_shutdown();
+    life.run_until_stopped().await;
+}

@@ -1,0 +1,178 @@
+//! Enqueueing: with the caller's transaction, once for unique jobs, and not at all for what cannot be stored.
+
+use std::time::Duration;
+
+use jobs::{
+    EnqueueOptions, Enqueued, Error, JobError, JobSpec, JobState, Unique,
+    testing::{assert_enqueued, assert_not_enqueued, drain_until_empty, fast_forward},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sqlx::Connection as _;
+
+use crate::common::{Bench, MS, Task, end, life};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_a_rolled_back_transaction_never_was() {
+    let bench = Bench::new().await;
+    let life = life(MS(500));
+    let log = bench.log.clone();
+    bench
+        .worker()
+        .register::<Task, _, _, _>(move |_, task: Task| {
+            log.add(task.n.to_string());
+            async { Ok::<_, JobError>(()) }
+        })
+        .start(&life);
+    let mut conn = bench.conn().await;
+    let mut tx = conn.begin().await.unwrap();
+    jobs::enqueue(&mut tx, &Task { n: 1 }, EnqueueOptions::default()).await.unwrap();
+    tokio::time::sleep(MS(250)).await;
+    assert!(bench.log.all().is_empty(), "invisible before the commit");
+    tx.rollback().await.unwrap();
+    let mut tx = conn.begin().await.unwrap();
+    let id = jobs::enqueue(&mut tx, &Task { n: 2 }, EnqueueOptions::default()).await.unwrap().id();
+    tx.commit().await.unwrap();
+    bench.until(id, JobState::Completed).await;
+    end(&life).await;
+    assert_eq!(bench.log.all(), ["2"]);
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Sync {
+    user: u32,
+    reason: String,
+}
+
+impl JobSpec for Sync {
+    const NAME: &'static str = "sync";
+    fn unique(&self) -> Option<Unique> {
+        Some(Unique::by_fields(&["user"]))
+    }
+}
+
+fn sync(user: u32, reason: &str) -> Sync {
+    Sync { user, reason: reason.to_owned() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_fifty_racing_enqueues_of_a_unique_job_one_makes_it_and_all_others_learn_its_id() {
+    let bench = Bench::new().await;
+    let url = bench.database.url().to_owned();
+    let racers = (0..50).map(|n| {
+        let url = url.clone();
+        async move {
+            let mut conn = sqlx::PgConnection::connect(&url).await.unwrap();
+            let mut tx = conn.begin().await.unwrap();
+            let enqueued =
+                jobs::enqueue(&mut tx, &sync(7, &n.to_string()), EnqueueOptions::default()).await.unwrap();
+            // The transaction is still good after a duplicate.
+            sqlx::query("select 1").execute(&mut *tx).await.unwrap();
+            tx.commit().await.unwrap();
+            enqueued
+        }
+    });
+    let outcomes: Vec<Enqueued> = futures_util::future::join_all(racers).await;
+    let new: Vec<_> = outcomes.iter().filter(|e| e.is_new()).collect();
+    assert_eq!(new.len(), 1);
+    assert!(outcomes.iter().all(|e| e.id() == new[0].id()), "{outcomes:?}");
+    assert_eq!(bench.number("select count(*) from job").await, 1);
+}
+
+#[tokio::test]
+async fn without_a_period_the_key_is_free_when_the_job_has_ended() {
+    let bench = Bench::new().await;
+    let mut conn = bench.conn().await;
+    let mut enqueue = async |user| {
+        jobs::enqueue(&mut conn, &sync(user, "r"), EnqueueOptions::default()).await.unwrap().is_new()
+    };
+    assert!(enqueue(1).await);
+    assert!(!enqueue(1).await, "it waits");
+    assert!(enqueue(2).await, "another user");
+    let worker = bench.worker().register::<Sync, _, _, _>(async |_, _| Ok::<_, JobError>(()));
+    drain_until_empty(&worker).await;
+    assert!(enqueue(1).await, "it is done");
+    let waiting = bench.number("select max(id) from job").await;
+    assert_eq!(jobs::cancel(&mut bench.conn().await, waiting).await.unwrap(), jobs::Cancelled::Done);
+    assert!(enqueue(1).await, "it was cancelled");
+}
+
+#[tokio::test]
+async fn with_a_period_the_key_outlives_the_job() {
+    let bench = Bench::new().await;
+    let mut conn = bench.conn().await;
+    let hourly = || EnqueueOptions {
+        unique: Some(Unique::by_key("report").for_period(Duration::from_secs(3_600))),
+        ..Default::default()
+    };
+    let first = jobs::enqueue(&mut conn, &Task { n: 1 }, hourly()).await.unwrap();
+    let worker = bench.worker().register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(()));
+    drain_until_empty(&worker).await;
+    let second = jobs::enqueue(&mut conn, &Task { n: 2 }, hourly()).await.unwrap();
+    assert_eq!(second, Enqueued::Duplicate(first.id()));
+    fast_forward(&mut conn, Duration::from_secs(3_601)).await;
+    assert!(jobs::enqueue(&mut conn, &Task { n: 3 }, hourly()).await.unwrap().is_new());
+}
+
+#[tokio::test]
+async fn the_order_of_a_payloads_fields_does_not_make_it_another_job() {
+    let bench = Bench::new().await;
+    let mut conn = bench.conn().await;
+    let options = || EnqueueOptions { unique: Some(Unique::by_args()), ..Default::default() };
+    let mut reversed = serde_json::Map::new();
+    reversed.insert("b".into(), 2.into());
+    reversed.insert("a".into(), json!({"y": 1, "x": [1.0]}));
+    let first = jobs::enqueue_raw(&mut conn, "k", json!({"a": {"x": [1.0], "y": 1}, "b": 2}), options())
+        .await
+        .unwrap();
+    let second = jobs::enqueue_raw(&mut conn, "k", reversed.into(), options()).await.unwrap();
+    assert_eq!(second, Enqueued::Duplicate(first.id()));
+    let other = jobs::enqueue_raw(&mut conn, "k", json!({"a": 1}), options()).await.unwrap();
+    assert!(other.is_new());
+}
+
+#[tokio::test]
+async fn what_postgres_would_refuse_is_refused_before_it_spoils_the_transaction() {
+    let bench = Bench::new().await;
+    let mut conn = bench.conn().await;
+    let mut tx = conn.begin().await.unwrap();
+    let deep = (0..150).fold(json!(1), |inner, _| json!([inner]));
+    for (kind, args) in [
+        ("k", json!({"text": "nul \0"})),
+        ("k", deep),
+        ("k", json!("x".repeat(jobs::MAX_PAYLOAD_BYTES))),
+        ("no spaces", json!({})),
+        ("", json!({})),
+    ] {
+        let refused = jobs::enqueue_raw(&mut tx, kind, args, EnqueueOptions::default()).await;
+        let refused = refused.unwrap_err();
+        assert!(!matches!(refused, Error::Database(_)), "{refused:?}");
+    }
+    let hostile = json!({"sql": "'; drop table job; --", "unicode": "\u{1f689}\u{202e}", "big": 1e308});
+    let id = jobs::enqueue_raw(&mut tx, "k", hostile.clone(), EnqueueOptions::default()).await.unwrap().id();
+    tx.commit().await.unwrap();
+    assert_eq!(bench.find(id).await.args, hostile);
+}
+
+#[tokio::test]
+async fn the_helpers_for_tests_find_what_was_enqueued() {
+    let bench = Bench::new().await;
+    let mut conn = bench.conn().await;
+    assert_not_enqueued::<Sync>(&mut conn).await;
+    jobs::enqueue(&mut conn, &sync(3, "why"), EnqueueOptions::default()).await.unwrap();
+    assert_eq!(assert_enqueued::<Sync>(&mut conn).await, sync(3, "why"));
+    assert_not_enqueued::<Task>(&mut conn).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_for_later_runs_when_its_time_has_come() {
+    let bench = Bench::new().await;
+    let life = life(MS(500));
+    bench.worker().register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(())).start(&life);
+    let options = EnqueueOptions { delay: Some(MS(400)), ..Default::default() };
+    let id = bench.enqueue_with(1, options).await;
+    let job = bench.until(id, JobState::Completed).await;
+    let late = (job.started_at.unwrap() - job.run_at).num_milliseconds();
+    assert!((0..500).contains(&late), "started {late} ms after it was due");
+    end(&life).await;
+}

@@ -1,0 +1,148 @@
+//! Postgres goes away in the middle of things.
+
+use std::time::Duration;
+
+use jobs::{JobContext, JobError, JobState, Settings};
+use test_support::{FaultProxy, Mode};
+
+use crate::common::{Bench, MS, Task, end, eventually, life, pool, quick, worker_at};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_whose_connection_is_terminated_listens_again() {
+    let bench = Bench::new().await;
+    let life = life(MS(500));
+    // No poll to fall back on.
+    let settings = Settings { poll_interval: Duration::from_secs(3_600), ..quick() };
+    worker_at(&bench.pool, bench.database.url(), settings)
+        .register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(()))
+        .start(&life);
+    let id = bench.enqueue(1).await;
+    bench.until(id, JobState::Completed).await;
+    let listeners = "from pg_stat_activity where datname = current_database() and query like 'LISTEN%'";
+    let terminate = format!("select count(pg_terminate_backend(pid)) {listeners}");
+    let ended: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(terminate)).fetch_one(&bench.pool).await.unwrap();
+    assert_eq!(ended, 1);
+    // Enqueued while nobody listens, or after: found either way.
+    let id = bench.enqueue(2).await;
+    bench.until(id, JobState::Completed).await;
+    end(&life).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_connection_terminated_again_and_again_loses_and_doubles_nothing() {
+    let bench = Bench::new().await;
+    let life = life(MS(3_000));
+    let log = bench.log.clone();
+    bench
+        .worker()
+        .register::<Task, _, _, _>(move |_, task: Task| {
+            log.add(task.n.to_string());
+            async {
+                tokio::time::sleep(MS(3)).await;
+                Ok::<_, JobError>(())
+            }
+        })
+        .start(&life);
+    for n in 0..200 {
+        bench.enqueue(n).await;
+        if n % 40 == 20 {
+            let kill = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                        where datname = current_database() and pid <> pg_backend_pid()";
+            let mut conn = bench.conn().await;
+            sqlx::raw_sql(kill).execute(&mut conn).await.unwrap();
+        }
+    }
+    let count = "select count(*) from job_done where state = 'completed'";
+    eventually("all done", async || {
+        // The test's own pool loses its connections too.
+        let mut conn = bench.conn().await;
+        sqlx::query_scalar::<_, i64>(count).fetch_one(&mut conn).await.unwrap() == 200
+    })
+    .await;
+    end(&life).await;
+    for n in 0..200 {
+        assert_eq!(bench.log.count(&n.to_string()), 1, "job {n}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_waits_for_a_database_that_is_away_for_a_moment() {
+    let bench = Bench::new().await;
+    let (proxy, url) = FaultProxy::in_front_of(bench.database.url()).await;
+    let life = life(MS(3_000));
+    let settings = Settings { lease: Duration::from_secs(30), ..quick() };
+    let log = bench.log.clone();
+    worker_at(&pool(&url).await, &url, settings)
+        .register::<Task, _, _, _>(move |_, _| {
+            let log = log.clone();
+            async move {
+                log.add("began");
+                tokio::time::sleep(MS(300)).await;
+                log.add("ended");
+                Ok::<_, JobError>(())
+            }
+        })
+        .start(&life);
+    let id = bench.enqueue(1).await;
+    bench.logged("began", 1).await;
+    proxy.set(Mode::Refuse);
+    bench.logged("ended", 1).await;
+    tokio::time::sleep(MS(500)).await;
+    assert_eq!(bench.find(id).await.state, JobState::Running);
+    proxy.set(Mode::Pass);
+    let job = bench.until(id, JobState::Completed).await;
+    assert_eq!((job.attempt, bench.log.count("began")), (1, 1));
+    end(&life).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lease_is_kept_while_the_pool_is_exhausted() {
+    let bench = Bench::new().await;
+    let life = life(MS(500));
+    let small = sqlx::postgres::PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(MS(300))
+        .connect(bench.database.url())
+        .await
+        .unwrap();
+    let id = bench.enqueue(1).await;
+    let log = bench.log.clone();
+    worker_at(&small, bench.database.url(), quick())
+        .register::<Task, _, _, _>(move |ctx: JobContext, _| {
+            let log = log.clone();
+            async move {
+                // Holds the only connection for longer than the lease.
+                let _conn = ctx.pool().acquire().await?;
+                log.add("began");
+                tokio::time::sleep(MS(2_000)).await;
+                Ok::<_, JobError>(())
+            }
+        })
+        .start(&life);
+    bench.logged("began", 1).await;
+    let other = crate::common::life(MS(500));
+    bench.worker().queue("default", 1).start(&other);
+    let job = bench.until(id, JobState::Completed).await;
+    assert_eq!((job.attempt, job.errors.len()), (1, 0));
+    end(&other).await;
+    end(&life).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_starts_before_its_database_waits_for_it() {
+    let bench = Bench::new().await;
+    let (proxy, url) = FaultProxy::in_front_of(bench.database.url()).await;
+    proxy.set(Mode::Refuse);
+    let life = life(MS(500));
+    let lazy = sqlx::postgres::PgPoolOptions::new().acquire_timeout(MS(500)).connect_lazy(&url).unwrap();
+    let handle = worker_at(&lazy, &url, quick())
+        .register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(()))
+        .start(&life);
+    let id = bench.enqueue(1).await;
+    tokio::time::sleep(MS(700)).await;
+    assert!(handle.last_claim_age().is_none());
+    proxy.set(Mode::Pass);
+    bench.until(id, JobState::Completed).await;
+    assert!(handle.last_claim_age().unwrap() < Duration::from_secs(5));
+    end(&life).await;
+}

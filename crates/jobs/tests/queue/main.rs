@@ -1,0 +1,12 @@
+//! The queue's promises, each as a test against a real Postgres.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod claiming;
+mod common;
+mod cron;
+mod draining;
+mod enqueueing;
+mod faults;
+mod operating;
+mod outcomes;
+mod property;

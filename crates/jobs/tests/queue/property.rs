@@ -1,0 +1,106 @@
+//! Nothing is lost and nothing is made up, whatever happens in whatever order.
+
+use std::time::Duration;
+
+use jobs::{
+    EnqueueOptions, JobContext, JobError, JobState, Worker, testing::drain_until_empty, testing::fast_forward,
+};
+use proptest::prelude::*;
+
+use crate::common::{Bench, MS, Task};
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A job whose handler does what the number says.
+    Enqueue(i64),
+    Cancel(usize),
+    Retry(usize),
+    Drain,
+    Forward(u64),
+    /// A worker dies with everything that waits.
+    Crash,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..5_i64).prop_map(Step::Enqueue),
+        2 => any::<prop::sample::Index>().prop_map(|i| Step::Cancel(i.index(100))),
+        2 => any::<prop::sample::Index>().prop_map(|i| Step::Retry(i.index(100))),
+        2 => Just(Step::Drain),
+        1 => (1..5_000_u64).prop_map(Step::Forward),
+        1 => Just(Step::Crash),
+    ]
+}
+
+fn worker(bench: &Bench) -> Worker {
+    bench.worker().register::<Task, _, _, _>(async |ctx: JobContext, task: Task| match task.n {
+        0 => Ok(()),
+        1 => Err(anyhow::anyhow!("again").into()),
+        2 => Err(JobError::discard(anyhow::anyhow!("never"))),
+        3 => panic!("on purpose"),
+        _ => {
+            let mut tx = ctx.pool().begin().await?;
+            ctx.complete_in(&mut tx, &1).await?;
+            tx.commit().await?;
+            Ok(())
+        }
+    })
+}
+
+async fn rescue(bench: &Bench) {
+    let life = crate::common::life(MS(1_000));
+    bench.worker().queue("default", 1).start(&life);
+    let running = "select count(*) from job where state = 'running'";
+    crate::common::eventually("rescued", async || bench.number(running).await == 0).await;
+    crate::common::end(&life).await;
+}
+
+async fn check(steps: Vec<Step>) {
+    let bench = Bench::new().await;
+    let worker = worker(&bench);
+    let mut conn = bench.conn().await;
+    let mut ids = Vec::new();
+    for step in &steps {
+        match step {
+            Step::Enqueue(n) => ids.push(bench.enqueue_with(*n, EnqueueOptions::default()).await),
+            Step::Cancel(i) if !ids.is_empty() => {
+                jobs::cancel(&mut conn, ids[i % ids.len()]).await.unwrap();
+            }
+            Step::Retry(i) if !ids.is_empty() => {
+                jobs::retry(&mut conn, ids[i % ids.len()]).await.unwrap();
+            }
+            Step::Drain => {
+                drain_until_empty(&worker).await;
+            }
+            Step::Forward(s) => fast_forward(&mut conn, Duration::from_secs(*s)).await,
+            Step::Crash => {
+                bench
+                    .execute(
+                        "update job set state = 'running', worker = gen_random_uuid(), attempt = attempt + 1,
+                                        fence = fence + 1 where state = 'ready'",
+                    )
+                    .await;
+                rescue(&bench).await;
+            }
+            _ => {}
+        }
+    }
+    let (live, done) =
+        (bench.number("select count(*) from job").await, bench.number("select count(*) from job_done").await);
+    assert_eq!(live + done, ids.len() as i64, "{steps:?}");
+    for id in ids {
+        let job = bench.find(id).await;
+        assert_eq!(job.finished_at.is_some(), job.state.is_final(), "{job:?}");
+        assert_ne!(job.state, JobState::Running, "{job:?}");
+        assert!(job.attempt <= job.max_attempts, "{job:?}");
+    }
+}
+
+#[test]
+fn every_enqueued_job_is_live_or_final_and_never_both() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let config = ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(steps in prop::collection::vec(step(), 1..40))| {
+        runtime.block_on(check(steps));
+    });
+}
