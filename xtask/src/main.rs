@@ -8,9 +8,11 @@
 )]
 
 mod cargo;
+mod http;
 mod image;
 mod interrupts;
 mod prepare;
+mod smoke;
 mod stack;
 mod throwaway;
 mod ui;

@@ -4,31 +4,6 @@ use std::path::Path;
 
 use crate::ui::{self, Ui};
 
-/// The seeded account.
-#[derive(Debug)]
-pub(super) struct Demo {
-    email: String,
-    password: String,
-    api_key: String,
-}
-
-impl Demo {
-    /// Reads what `ballast seed --json` prints: one flat object of plain strings.
-    pub(super) fn parse(json: &str) -> Option<Self> {
-        let field = |name: &str| {
-            let rest = json.split_once(&format!("\"{name}\""))?.1.trim_start().strip_prefix(':')?;
-            let value = rest.trim_start().strip_prefix('"')?.split_once('"')?.0;
-            (!value.contains('\\')).then(|| value.to_owned())
-        };
-        Some(Self { email: field("email")?, password: field("password")?, api_key: field("api_key")? })
-    }
-
-    pub(super) fn exports(self) -> [(String, String); 3] {
-        [("DEMO_EMAIL", self.email), ("DEMO_PASSWORD", self.password), ("DEMO_API_KEY", self.api_key)]
-            .map(|(name, value)| (name.to_owned(), value))
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Hints<'a> {
@@ -113,16 +88,6 @@ fn without_password(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_seeded_account_is_read_in_any_order_and_spacing() {
-        let demo = Demo::parse(r#"{ "api_key" : "k", "email":"a@b.c","password": "p w" }"#).unwrap();
-        assert_eq!(
-            (demo.email.as_str(), demo.password.as_str(), demo.api_key.as_str()),
-            ("a@b.c", "p w", "k")
-        );
-        assert!(Demo::parse(r#"{"email":"a"}"#).is_none());
-    }
 
     #[test]
     fn passwords_of_servers_are_not_shown() {

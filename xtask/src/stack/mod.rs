@@ -6,7 +6,6 @@
 
 mod detach;
 mod hints;
-mod http;
 mod role;
 mod state;
 mod supervisor;

@@ -5,18 +5,19 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use devstack::process::output_within;
 use devstack::{Services, ports};
 
-use super::hints::{Demo, Hints};
+use super::hints::Hints;
 use super::role::Role;
 use super::state::{Phase, State};
 use super::watch::Watch;
-use super::{Args, Place, http};
+use super::{Args, Place};
 use crate::interrupts::{self, Interrupted};
+use crate::smoke::Demo;
 use crate::ui::Ui;
-use crate::{cargo, ui};
+use crate::{cargo, http, ui};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
 const MIGRATE_TIMEOUT: Duration = Duration::from_secs(600);
@@ -95,7 +96,9 @@ impl<'a> Supervisor<'a> {
         }
         self.start_api_and_worker(&binary, ports)?;
         self.wait_ready()?;
-        self.exports.extend(demo.exports());
+        let demo =
+            [("DEMO_EMAIL", demo.email), ("DEMO_PASSWORD", demo.password), ("DEMO_API_KEY", demo.api_key)];
+        self.exports.extend(demo.map(|(name, value)| (name.to_owned(), value)));
         self.ui.step("ready");
         let hints =
             Hints { exports: &self.exports, own_engine: self.engine.is_some(), logs: self.logs.as_deref() };
@@ -236,13 +239,13 @@ impl<'a> Supervisor<'a> {
                     http::get(role.port, "/").map(|_| ())
                 } else {
                     match http::get(role.port, "/readyz") {
-                        Ok((200, _)) => Ok(()),
-                        Ok((status, body)) => Err(format!("/readyz says {status}: {}", body.trim())),
+                        Ok(answer) if answer.status == 200 => Ok(()),
+                        Ok(answer) => Err(anyhow!("/readyz says {}: {}", answer.status, answer.body.trim())),
                         Err(error) => Err(error),
                     }
                 };
                 if let Err(reason) = ready {
-                    waiting.push(format!("{}: {reason}", role.name));
+                    waiting.push(format!("{}: {reason:#}", role.name));
                 }
             }
             if let Some((name, status)) = ended {

@@ -57,7 +57,7 @@ enum Tier {
 }
 
 /// What a step has to say.
-pub(crate) enum Outcome {
+enum Outcome {
     Passed,
     /// Not possible here, and that is all right.
     Skipped(String),

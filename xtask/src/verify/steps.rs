@@ -5,11 +5,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use devstack::Unavailable;
 use devstack::process::output_within;
 use devstack::project::Project;
 
 use super::{Bench, Outcome, Step, Tier, clients};
-use crate::{cargo, image, prepare};
+use crate::image::check as check_image;
+use crate::{cargo, prepare};
 
 /// Crates whose tests start servers themselves.
 const WITH_SERVERS: [&str; 3] = ["ballast", "devstack", "test-support"];
@@ -40,7 +42,7 @@ pub(super) fn steps(tier: Tier, project: &Project) -> Result<Vec<Step>> {
     if tier == Tier::Full {
         steps.push(step("dependencies", "cargo deny check", dependencies));
         steps.push(step("clients", "cargo verify --full (examples/*.py against a stack)", clients::run));
-        steps.push(step("image", "cargo xtask image", |bench| image::step(&bench.project, &bench.ui)));
+        steps.push(step("image", "cargo xtask image", image));
     }
     Ok(steps)
 }
@@ -162,4 +164,15 @@ fn dependencies(bench: &mut Bench) -> Result<Outcome> {
         ));
     }
     bail!("{said}")
+}
+
+fn image(bench: &mut Bench) -> Result<Outcome> {
+    match check_image(&bench.project, "local", false, &bench.ui) {
+        Ok(()) => Ok(Outcome::Passed),
+        Err(error) if error.is::<Unavailable>() => {
+            let reason = error.to_string();
+            Ok(Outcome::Skipped(reason.lines().next().unwrap_or_default().to_owned()))
+        }
+        Err(error) => Err(error),
+    }
 }
