@@ -91,6 +91,30 @@ impl Migrations {
         }
     }
 
+    /// Waits until the server takes connections: a container may start before its database does. A wrong password or name is
+    /// not waited for.
+    pub async fn wait_for_server(&self, patience: Duration) -> Result<(), MigrateError> {
+        let give_up = Instant::now() + patience;
+        let mut backoff = runtime::backoff::Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
+        loop {
+            match self.options.connect().await {
+                Ok(c) => {
+                    let _ = c.close().await;
+                    return Ok(());
+                }
+                Err(error) => {
+                    let starting =
+                        matches!(&error, sqlx::Error::Database(e) if e.code().as_deref() == Some("57P03"));
+                    let worth_it = starting || matches!(error, sqlx::Error::Io(_));
+                    if !worth_it || Instant::now() >= give_up {
+                        return Err(MigrateError::Connect(crate::database::describe(&error.into())));
+                    }
+                }
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+    }
+
     /// Applies what is missing; waits for another migrator up to `patience`. Returns how many were applied.
     pub async fn up(&self, patience: Duration) -> Result<usize, MigrateError> {
         self.locked(patience, async |c| {

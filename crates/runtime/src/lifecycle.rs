@@ -152,7 +152,8 @@ impl Lifecycle {
         self.inner.tasks.len()
     }
 
-    fn fail(&self, task: &'static str) {
+    /// Shuts the process down because something it cannot live without is gone; the process exits non-zero.
+    pub fn fail(&self, task: &'static str) {
         self.inner.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(task);
         self.begin_shutdown();
     }

@@ -13,5 +13,5 @@ pub(crate) use gate::Credential;
 pub use gate::{PUBLIC_ROUTES, gate};
 pub use keyring::{AccessToken, Claims, Keyring};
 pub use password::Passwords;
-pub(crate) use password::hash_now;
+pub use password::hash_now as hash_password;
 pub use refresh::RefreshSecret;

@@ -87,7 +87,7 @@ fn argon2() -> Argon2<'static> {
 }
 
 /// Hashes without waiting for a turn; for the command line.
-pub(crate) fn hash_now(password: &str) -> anyhow::Result<String> {
+pub fn hash_now(password: &str) -> anyhow::Result<String> {
     let hash =
         argon2().hash_password(password.as_bytes()).map_err(|e| anyhow::anyhow!("hashing failed: {e}"))?;
     Ok(hash.to_string())

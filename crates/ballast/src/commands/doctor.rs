@@ -1,0 +1,143 @@
+//! `ballast doctor`.
+
+use std::{process::ExitCode, time::Duration};
+
+use config::{ApiConfig, EnvVars, WorkerConfig};
+use db::{Database, Redis};
+use secrecy::ExposeSecret as _;
+
+use super::{refuse_configuration, say, tool};
+
+/// Check settings, secrets, Postgres, Redis, schema and engine, and say what to do.
+///
+/// Exit 0 when everything is fine, 1 when something is not, 78 when the configuration is wrong.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  ballast doctor\n  ballast doctor --role worker")]
+pub(crate) struct Doctor {
+    /// Whose settings to check
+    #[arg(long, value_enum, default_value = "all")]
+    role: Role,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Role {
+    Api,
+    Worker,
+    All,
+}
+
+#[derive(Default)]
+struct Findings {
+    failed: bool,
+}
+
+impl Findings {
+    fn report(&mut self, what: &str, result: Result<String, String>) {
+        match result {
+            Ok(text) => say(format_args!("ok    {what:<12} {text}")),
+            Err(text) => {
+                self.failed = true;
+                say(format_args!("FAIL  {what:<12} {text}"));
+            }
+        }
+    }
+}
+
+impl Doctor {
+    pub(crate) fn run(self) -> ExitCode {
+        let api = (self.role != Role::Worker).then(|| ApiConfig::from_vars(&EnvVars)).transpose();
+        let worker = (self.role != Role::Api).then(|| WorkerConfig::from_vars(&EnvVars)).transpose();
+        let (api, worker) = match (api, worker) {
+            (Ok(api), Ok(worker)) => (api, worker),
+            (Err(api), Err(worker)) => return refuse_configuration(&api.and(worker)),
+            (Err(problems), Ok(_)) | (Ok(_), Err(problems)) => return refuse_configuration(&problems),
+        };
+        tool(async || {
+            let mut findings = Findings::default();
+            let stores = api.as_ref().map(|a| &a.stores).or_else(|| worker.as_ref().map(|w| &w.stores));
+            let runtime = api.as_ref().map(|a| &a.runtime).or_else(|| worker.as_ref().map(|w| &w.runtime));
+            if let Some(runtime) = runtime {
+                findings.report("settings", Ok(format!("complete for {}", runtime.environment)));
+            }
+            if let Some(stores) = stores {
+                let database = Database::from_config(&stores.database, "ballast-doctor")?;
+                findings.report("postgres", postgres(&database).await);
+                findings.report(
+                    "schema",
+                    database.check().await.map(|()| "new enough for this build".to_owned()),
+                );
+                let budget = connections(
+                    &database,
+                    stores.database.pool_size,
+                    api.as_ref().map(|a| a.limits.replicas),
+                );
+                findings.report("connections", budget.await);
+                let redis = Redis::from_config(&stores.redis)?;
+                findings.report("redis", redis.check().await.map(|()| "answers".to_owned()));
+            }
+            if let Some(api) = &api {
+                findings.report("engine", engine(api).await);
+            }
+            if findings.failed {
+                say("\nSee docs/configuration.md for every variable.");
+                return Ok(ExitCode::FAILURE);
+            }
+            anyhow::Ok(ExitCode::SUCCESS)
+        })
+    }
+}
+
+async fn postgres(database: &Database) -> Result<String, String> {
+    let version = database
+        .call::<_, db::Error>("doctor.version", async |c| {
+            let version: String = sqlx::query_scalar("show server_version").fetch_one(c).await?;
+            Ok(version)
+        })
+        .await;
+    let version = match version {
+        Ok(version) => version,
+        // The health check says the same in words that help.
+        Err(_) => return Err(database.check().await.err().unwrap_or_else(|| "does not answer".to_owned())),
+    };
+    let major: u32 = version.split(['.', ' ']).next().and_then(|v| v.parse().ok()).unwrap_or(0);
+    if major < 14 {
+        return Err(format!("version {version} is too old: 14 or newer is needed"));
+    }
+    Ok(format!("version {version}"))
+}
+
+/// All processes together must fit into what the server allows.
+async fn connections(database: &Database, pool: u32, replicas: Option<u32>) -> Result<String, String> {
+    let max: Result<i32, db::Error> = database
+        .call("doctor.max_connections", async |c| {
+            Ok(sqlx::query_scalar("select current_setting('max_connections')::int").fetch_one(c).await?)
+        })
+        .await;
+    let max = max.map_err(|_| "not known, because Postgres does not answer".to_owned())?;
+    let api = replicas.unwrap_or(0);
+    // Old and new release run side by side during a deploy; each worker has two connections beside its pool.
+    let wanted = 2 * (api * pool + pool + 2);
+    let sum = format!("2 x ({api} api x {pool} + 1 worker x {pool} + 2) = {wanted} of {max}");
+    if i64::from(wanted) > i64::from(max) * 9 / 10 {
+        return Err(format!("{sum} is too much: lower DATABASE_POOL_SIZE, or put PgBouncer in front"));
+    }
+    Ok(format!("{sum} during a deploy"))
+}
+
+async fn engine(api: &ApiConfig) -> Result<String, String> {
+    let client = super::role::http_client().map_err(|e| e.to_string())?;
+    let mut request = client.get(format!("{}/models", api.ai.engine_url.as_str().trim_end_matches('/')));
+    if let Some(key) = &api.ai.engine_api_key {
+        request = request.bearer_auth(key.expose_secret());
+    }
+    match request.timeout(Duration::from_secs(5)).send().await {
+        Ok(answer) if answer.status().is_success() => Ok("answers GET /models".to_owned()),
+        Ok(answer) if answer.status().as_u16() == 401 => {
+            Err("refuses the key: check ENGINE_API_KEY".to_owned())
+        }
+        Ok(answer) => {
+            Err(format!("answers {} to GET /models: check ENGINE_URL (it ends in /v1)", answer.status()))
+        }
+        Err(_) => Err("cannot be reached: check ENGINE_URL".to_owned()),
+    }
+}
