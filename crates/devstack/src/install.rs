@@ -76,7 +76,10 @@ const MANAGERS: [Manager; 4] = [
 
 /// Commands that install what is missing, ready to show and to run.
 pub(crate) struct Plan {
-    commands: Vec<Vec<String>>,
+    /// The package manager, behind sudo where that is needed.
+    programs: Vec<PathBuf>,
+    /// Arguments of one command each.
+    commands: Vec<Vec<&'static str>>,
     as_root: bool,
 }
 
@@ -89,34 +92,29 @@ impl Plan {
             rights && system.program(m.program).is_some()
         };
         let manager = MANAGERS.iter().find(usable)?;
-        let program = system.program(manager.program)?;
-        let mut start: Vec<String> = Vec::new();
+        let mut programs = vec![system.program(manager.program)?];
         if manager.needs_root && !as_root {
-            start.push("sudo".to_owned());
+            programs.insert(0, system.program("sudo")?);
         }
-        start.push(if program == Path::new("/usr/bin").join(manager.program) {
-            manager.program.to_owned()
-        } else {
-            program.display().to_string()
+        let mut commands: Vec<Vec<&str>> = manager.before.map(<[_]>::to_vec).into_iter().collect();
+        let packages = missing.iter().map(|package| match package {
+            Package::Postgres => manager.postgres,
+            Package::Redis => manager.redis,
         });
-        let with = |arguments: &[&str]| {
-            let mut line = start.clone();
-            line.extend(arguments.iter().map(ToString::to_string));
-            line
-        };
-        let mut commands: Vec<Vec<String>> = manager.before.map(with).into_iter().collect();
-        let mut install = with(manager.install);
-        install.extend(missing.iter().map(|package| match package {
-            Package::Postgres => manager.postgres.to_owned(),
-            Package::Redis => manager.redis.to_owned(),
-        }));
-        commands.push(install);
-        Some(Self { commands, as_root })
+        commands.push(manager.install.iter().copied().chain(packages).collect());
+        Some(Self { programs, commands, as_root })
     }
 
     /// The commands as one would type them.
     pub(crate) fn shown(&self) -> String {
-        self.commands.iter().map(|line| line.join(" ")).collect::<Vec<_>>().join(" && ")
+        self.commands.iter().map(|arguments| self.line(arguments)).collect::<Vec<_>>().join(" && ")
+    }
+
+    fn line(&self, arguments: &[&str]) -> String {
+        let programs =
+            self.programs.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy());
+        let words: Vec<_> = programs.chain(arguments.iter().map(|word| (*word).into())).collect();
+        words.join(" ")
     }
 
     /// Runs the commands if that is allowed. `Err(reason)` in the inner result: not installed, and why.
@@ -139,16 +137,17 @@ impl Plan {
             Install::Ask | Install::Yes => {}
         }
         say(&format!("installing the missing servers: {}", self.shown()));
-        let debian = self.as_root && self.commands.iter().any(|line| line[0] == "apt-get");
+        let debian = self.as_root && self.programs[0] == Path::new("/usr/bin/apt-get");
         let _quiet = if debian { NoAutostart::new(Path::new("/usr/sbin/policy-rc.d")) } else { None };
-        for line in &self.commands {
-            let status = Command::new(&line[0])
-                .args(&line[1..])
+        for arguments in &self.commands {
+            let status = Command::new(&self.programs[0])
+                .args(&self.programs[1..])
+                .args(arguments)
                 .env("DEBIAN_FRONTEND", "noninteractive")
                 .status()
-                .with_context(|| format!("cannot run {}", line[0]))?;
+                .with_context(|| format!("cannot run {}", self.programs[0].display()))?;
             if !status.success() {
-                return Ok(Err(format!("`{}` failed ({status})", line.join(" "))));
+                return Ok(Err(format!("`{}` failed ({status})", self.line(arguments))));
             }
         }
         Ok(Ok(()))
