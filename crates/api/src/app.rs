@@ -94,7 +94,7 @@ pub fn router(state: AppState) -> Router {
         .fallback(|| async { Error::not_found() })
         // Streams are never compressed: the default predicate leaves text/event-stream alone.
         .layer(CompressionLayer::new())
-        .layer(cors(&state))
+        .layer(tower::util::option_layer(cors(&state)))
         .layer(middleware::from_fn_with_state(state, edge::layer))
 }
 
@@ -132,11 +132,15 @@ impl KeyExtractor for ByClient {
     }
 }
 
-fn cors(state: &AppState) -> CorsLayer {
+/// Exact origins or nothing: without origins no CORS header is ever sent.
+fn cors(state: &AppState) -> Option<CorsLayer> {
+    if state.config.cors_allowed_origins.is_empty() {
+        return None;
+    }
     let exact: Vec<HeaderValue> =
         state.config.cors_allowed_origins.iter().filter_map(|o| HeaderValue::from_str(o).ok()).collect();
     let exposed = ["x-request-id", "retry-after", "ratelimit", "ratelimit-policy", "location"];
-    CorsLayer::new()
+    let layer = CorsLayer::new()
         .allow_origin(AllowOrigin::list(exact))
         .allow_credentials(true)
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
@@ -148,5 +152,6 @@ fn cors(state: &AppState) -> CorsLayer {
             HeaderName::from_static("last-event-id"),
         ])
         .expose_headers(exposed.map(HeaderName::from_static))
-        .max_age(Duration::from_secs(600))
+        .max_age(Duration::from_secs(600));
+    Some(layer)
 }

@@ -101,7 +101,7 @@ pub async fn layer(State(state): State<AppState>, mut request: Request, next: Ne
     let (status, took) = (response.status(), started.elapsed());
     record(&method, &route, status, took);
     if !quiet {
-        let duration_ms = took.as_secs_f64() * 1_000.0;
+        let duration_ms = took.as_micros() as f64 / 1_000.0;
         // For a stream this is the time to its head; its end has a line of its own.
         span.in_scope(
             || tracing::info!(status = status.as_u16(), duration_ms, client = %client.0, "request"),

@@ -8,6 +8,7 @@
 use std::{fmt, io::Write as _};
 
 use chrono::{SecondsFormat, Utc};
+use serde::Serializer as _;
 use serde_json::{Map, Value};
 use tracing::{
     Event, Subscriber,
@@ -48,20 +49,27 @@ impl JsonLog {
         }
         event.record(&mut fields);
         let message = fields.0.remove("message").unwrap_or_else(|| Value::from(meta.name()));
-        let mut out = Map::new();
-        out.insert("timestamp".into(), now().into());
-        out.insert("level".into(), meta.level().as_str().to_ascii_lowercase().into());
-        out.insert("message".into(), message);
-        out.insert("service".into(), self.service.into());
-        out.insert("env".into(), self.environment.into());
+        let mut out: Vec<(&str, Value)> = vec![
+            ("timestamp", now().into()),
+            ("level", meta.level().as_str().to_ascii_lowercase().into()),
+            ("message", message),
+            ("service", self.service.into()),
+            ("env", self.environment.into()),
+            ("target", meta.target().into()),
+        ];
         if let Some(replica) = &self.replica {
-            out.insert("replica".into(), replica.as_str().into());
+            out.push(("replica", replica.as_str().into()));
         }
-        out.insert("target".into(), meta.target().into());
-        for (key, value) in fields.0 {
-            out.entry(key).or_insert(value);
+        let fixed = out.len();
+        for (key, value) in &fields.0 {
+            // A field may not pretend to be one of ours.
+            if !out[..fixed].iter().any(|(name, _)| name == key) {
+                out.push((key, value.clone()));
+            }
         }
-        let mut line = serde_json::to_vec(&Value::Object(out)).unwrap_or_default();
+        let mut line = Vec::with_capacity(256);
+        let mut serializer = serde_json::Serializer::new(&mut line);
+        let _ = serializer.collect_map(out);
         line.push(b'\n');
         line
     }

@@ -1,7 +1,7 @@
 //! Logs, metrics, traces and error reports, started in sync code before the async runtime exists: Sentry's hub is per
 //! thread and must be there before the worker threads, and both exporters bring a thread of their own.
 
-use std::time::Duration;
+use std::{io::IsTerminal as _, time::Duration};
 
 use config::{Environment, LogFormat, RuntimeConfig, TelemetryConfig};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -97,11 +97,17 @@ fn start_logs(
     with_sentry: bool,
     tracer: Option<&SdkTracerProvider>,
 ) {
-    let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    // The scheduler tells its inner life at info. What comes later in the list wins, so this can be overruled.
+    let directives = format!("tokio_cron_scheduler=warn,{}", config.log_filter);
+    let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
     let json = (config.log_format == LogFormat::Json)
         .then(|| JsonLog::new(service, environment.as_str(), config.replica.clone()));
-    let pretty = (config.log_format == LogFormat::Pretty)
-        .then(|| tracing_subscriber::fmt::layer().compact().with_target(false));
+    let pretty = (config.log_format == LogFormat::Pretty).then(|| {
+        tracing_subscriber::fmt::layer()
+            .compact()
+            .with_target(false)
+            .with_ansi(std::io::stdout().is_terminal())
+    });
     // One Sentry event per logged error, with what was logged before it as breadcrumbs.
     let sentry_errors = with_sentry.then(|| ErrorLayer::new().with_filter(LevelFilter::ERROR));
     let sentry_breadcrumbs = with_sentry.then(|| BreadcrumbLayer::new().with_filter(LevelFilter::INFO));
