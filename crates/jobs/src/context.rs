@@ -104,7 +104,7 @@ impl JobContext {
     pub async fn progress(&self, done: u64, total: u64, note: Option<&str>) {
         {
             let mut written = self.inner.progress_written.lock().unwrap_or_else(PoisonError::into_inner);
-            if done < total && written.is_some_and(|at| at.elapsed() < PROGRESS_EVERY) {
+            if done != total && written.is_some_and(|at| at.elapsed() < PROGRESS_EVERY) {
                 return;
             }
             *written = Some(Instant::now());

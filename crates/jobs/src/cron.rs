@@ -90,6 +90,11 @@ impl CronLine {
         self.name
     }
 
+    /// The kind of job it enqueues.
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
     /// The cron expression.
     pub fn expression(&self) -> &str {
         &self.expression

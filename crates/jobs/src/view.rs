@@ -68,7 +68,7 @@ pub struct Failure {
 pub struct Progress {
     /// Steps done.
     pub done: u64,
-    /// Steps in all.
+    /// Steps in all; 0 when nobody knows.
     pub total: u64,
     /// What it is doing now.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -88,6 +88,11 @@ impl Worker {
         self
     }
 
+    /// The kinds that it runs.
+    pub fn kinds(&self) -> impl Iterator<Item = &'static str> {
+        self.handlers.0.keys().copied()
+    }
+
     /// Enqueues what these lines say. Every worker may have the same lines.
     pub fn schedule(mut self, lines: impl IntoIterator<Item = CronLine>) -> Self {
         self.schedule.extend(lines);

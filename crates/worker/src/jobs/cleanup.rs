@@ -1,0 +1,29 @@
+//! `cleanup`: deletes what has expired.
+
+use chrono::TimeDelta;
+use job_specs::Cleanup;
+use jobs::{JobContext, JobError};
+use serde::Serialize;
+
+use crate::Context;
+
+/// Ended sessions are kept so long, so that the reuse of an old token is still recognised and told.
+const SESSIONS_KEPT: TimeDelta = TimeDelta::days(30);
+
+/// How many rows went.
+#[derive(Debug, Serialize)]
+pub struct Deleted {
+    sessions: u64,
+    queue: u64,
+}
+
+/// Each part is a call of its own: what is deleted stays deleted when a later part fails.
+pub async fn run(context: Context, _: JobContext, _: Cleanup) -> Result<Deleted, JobError> {
+    let before = runtime::Clock::system().now() - SESSIONS_KEPT;
+    let database = &context.database;
+    let sessions =
+        database.call("sessions.delete_ended", async |c| db::sessions::delete_ended(c, before).await).await?;
+    let queue = database.call("jobs.prune", async |c| Ok::<_, JobError>(jobs::prune(c).await?)).await?;
+    tracing::info!(sessions, queue, "cleaned up");
+    Ok(Deleted { sessions, queue })
+}

@@ -1,0 +1,12 @@
+//! `heartbeat`: logs each minute that schedule, queue and worker work together.
+
+use job_specs::Heartbeat;
+use jobs::{JobContext, JobError};
+
+use crate::Context;
+
+/// Logs.
+pub async fn run(_: Context, _: JobContext, _: Heartbeat) -> Result<(), JobError> {
+    tracing::info!("heartbeat");
+    Ok(())
+}

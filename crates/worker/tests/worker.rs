@@ -1,0 +1,285 @@
+//! Each job that ships, and the worker as a whole, against a real Postgres.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use config::{Environment, MapVars, ShutdownConfig, WorkerConfig};
+use db::{Database, usage::UsageEvent};
+use job_specs::{Cleanup, Echo, Heartbeat, KeepPartitions, SendEmail, UsageRollup};
+use jobs::{
+    EnqueueOptions, JobSpec, JobState, JobView,
+    testing::{drain_until_empty, fast_forward},
+};
+use runtime::Lifecycle;
+use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
+use test_support::TestDatabase;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    sync::Mutex,
+};
+use uuid::Uuid;
+use worker::{Context, Mailer};
+
+struct Bench {
+    database: TestDatabase,
+    context: Context,
+    conn: PgConnection,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        runtime::install_crypto_provider();
+        let database = TestDatabase::create().await;
+        let vars = MapVars::from([("DATABASE_URL", database.url()), ("REDIS_URL", "redis://localhost")]);
+        let config = WorkerConfig::from_vars(&vars).unwrap();
+        let db = Database::from_pool(database.pool().clone());
+        let context = Context::new(db, config, http());
+        let conn = PgConnection::connect(database.url()).await.unwrap();
+        Self { database, context, conn }
+    }
+
+    async fn enqueue<J: JobSpec>(&mut self, job: J) -> i64 {
+        jobs::enqueue(&mut self.conn, &job, EnqueueOptions::default()).await.unwrap().id()
+    }
+
+    async fn find(&mut self, id: i64) -> JobView {
+        jobs::find(&mut self.conn, id).await.unwrap().expect("the job is there")
+    }
+
+    /// Enqueues the job, runs what is due, and shows what became of it.
+    async fn run<J: JobSpec>(&mut self, job: J) -> JobView {
+        let id = self.enqueue(job).await;
+        drain_until_empty(&worker::worker(&self.context)).await;
+        self.find(id).await
+    }
+}
+
+fn http() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().unwrap()
+}
+
+#[tokio::test]
+async fn echo_says_its_message_back_after_failing_as_often_as_it_was_told_to() {
+    let mut bench = Bench::new().await;
+    let job = bench.run(Echo { message: "hello".into(), sleep_ms: 0, fail_times: 2 }).await;
+    assert_eq!((job.state, job.attempt), (JobState::Ready, 1));
+    assert_eq!(job.errors[0].error, "failing on request (1 of 2)");
+    for _ in 0..2 {
+        fast_forward(&mut bench.conn, Duration::from_secs(60)).await;
+        drain_until_empty(&worker::worker(&bench.context)).await;
+    }
+    let job = bench.find(job.id).await;
+    assert_eq!(job.state, JobState::Completed);
+    assert_eq!(job.result, Some(json!({"message": "hello", "attempt": 3})));
+}
+
+#[tokio::test]
+async fn echo_shows_its_progress_while_it_sleeps() {
+    let mut bench = Bench::new().await;
+    let job = bench.run(Echo { message: "slow".into(), sleep_ms: 300, fail_times: 0 }).await;
+    assert_eq!(job.state, JobState::Completed);
+    let progress = job.progress.unwrap();
+    assert_eq!((progress.done, progress.total), (300, 300));
+}
+
+fn event(user_id: Uuid, outcome: &'static str, prompt_tokens: i64) -> UsageEvent {
+    UsageEvent {
+        occurred_at: "2026-01-31T10:20:30Z".parse().unwrap(),
+        user_id,
+        api_key_id: None,
+        request_id: "r".into(),
+        route: "/v1/chat/completions".into(),
+        model: "m".into(),
+        engine: "e".into(),
+        prompt_tokens,
+        completion_tokens: 2,
+        estimated: false,
+        outcome,
+        first_token_ms: None,
+        duration_ms: 1,
+    }
+}
+
+#[tokio::test]
+async fn the_roll_up_counts_every_event_once_however_often_it_runs() {
+    let mut bench = Bench::new().await;
+    let user = Uuid::new_v4();
+    db::usage::insert(&mut bench.conn, &[event(user, "ok", 10), event(user, "engine_error", 5)])
+        .await
+        .unwrap();
+    let job = bench.run(UsageRollup {}).await;
+    assert_eq!((job.state, job.result), (JobState::Completed, Some(json!({"events": 2}))));
+    let again = bench.run(UsageRollup {}).await;
+    assert_eq!(again.result, Some(json!({"events": 0})));
+    db::usage::insert(&mut bench.conn, &[event(user, "ok", 1)]).await.unwrap();
+    bench.run(UsageRollup {}).await;
+    let hour: (i64, i64, i64, i64) = sqlx::query_as(
+        "select requests, errors, prompt_tokens, completion_tokens from usage_hour where user_id = $1",
+    )
+    .bind(user)
+    .fetch_one(&mut bench.conn)
+    .await
+    .unwrap();
+    assert_eq!(hour, (3, 1, 16, 6));
+}
+
+#[tokio::test]
+async fn a_roll_up_that_waits_already_is_not_enqueued_twice() {
+    let mut bench = Bench::new().await;
+    let first = bench.enqueue(UsageRollup {}).await;
+    assert_eq!(bench.enqueue(UsageRollup {}).await, first);
+}
+
+#[tokio::test]
+async fn keeping_partitions_and_cleaning_up_run_and_report() {
+    let mut bench = Bench::new().await;
+    let job = bench.run(KeepPartitions {}).await;
+    assert_eq!(job.state, JobState::Completed, "{job:?}");
+    assert_eq!(job.result.unwrap()["created"].as_array().unwrap().len(), 8);
+    let job = bench.run(Cleanup {}).await;
+    assert_eq!(job.result, Some(json!({"sessions": 0, "queue": 0})), "{:?}", job.errors);
+    let job = bench.run(Heartbeat {}).await;
+    assert_eq!(job.state, JobState::Completed);
+}
+
+fn mail() -> SendEmail {
+    SendEmail { to: "a@example.com".into(), subject: "Hi".into(), text: "Hello".into(), html: None }
+}
+
+/// A mail provider that answers what it is told to, one after the other, and keeps what it was sent.
+async fn provider(answers: &'static [&'static str]) -> (reqwest::Url, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/emails", listener.local_addr().unwrap()).parse().unwrap();
+    let requests: Arc<Mutex<Vec<String>>> = Arc::default();
+    let kept = requests.clone();
+    let serve = async move {
+        for answer in answers {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"}") {
+                assert!(socket.read_buf(&mut request).await.unwrap() > 0);
+            }
+            kept.lock().await.push(String::from_utf8(request).unwrap());
+            socket.write_all(answer.as_bytes()).await.unwrap();
+        }
+    };
+    #[expect(clippy::disallowed_methods, reason = "the other side of the test ends with the test")]
+    tokio::spawn(serve);
+    (url, requests)
+}
+
+fn with_provider(bench: &mut Bench, url: reqwest::Url) {
+    let vars = MapVars::from([
+        ("DATABASE_URL", bench.database.url()),
+        ("REDIS_URL", "redis://localhost"),
+        ("RESEND_API_KEY", "re_canary"),
+    ]);
+    let config = WorkerConfig::from_vars(&vars).unwrap();
+    bench.context.mailer = Mailer::from_config(&config.mail, Environment::Production, http()).at(url);
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 12\r\nconnection: close\r\n\r\n{\"id\": \"m1\"}";
+const BUSY: &str =
+    "HTTP/1.1 429 Too Many Requests\r\nretry-after: 7\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const DOWN: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const WRONG: &str =
+    "HTTP/1.1 422 Unprocessable Entity\r\ncontent-length: 11\r\nconnection: close\r\n\r\nno such to!";
+
+#[tokio::test]
+async fn a_mail_goes_out_once_under_the_jobs_id_after_the_provider_was_busy_and_down() {
+    let mut bench = Bench::new().await;
+    let (url, requests) = provider(&[BUSY, DOWN, OK]).await;
+    with_provider(&mut bench, url);
+    let job = bench.run(mail()).await;
+    assert!(job.errors[0].error.contains("429"), "{job:?}");
+    let wait = (job.run_at - job.started_at.unwrap()).num_seconds();
+    assert!((6..=8).contains(&wait), "Retry-After is kept: {wait}");
+    for _ in 0..2 {
+        fast_forward(&mut bench.conn, Duration::from_secs(60)).await;
+        drain_until_empty(&worker::worker(&bench.context)).await;
+    }
+    let job = bench.find(job.id).await;
+    assert_eq!((job.state, job.result), (JobState::Completed, Some(json!({"id": "m1"}))));
+    let requests = requests.lock().await;
+    assert_eq!(requests.len(), 3);
+    for request in requests.iter() {
+        let request = request.to_ascii_lowercase();
+        assert!(request.contains(&format!("idempotency-key: job-{}\r\n", job.id)), "{request}");
+        assert!(request.contains("authorization: bearer re_canary\r\n"));
+        assert!(request.contains(r#""to":["a@example.com"]"#));
+    }
+}
+
+#[tokio::test]
+async fn a_mail_that_the_provider_calls_wrong_is_not_sent_again() {
+    let mut bench = Bench::new().await;
+    let (url, _) = provider(&[WRONG]).await;
+    with_provider(&mut bench, url);
+    let job = bench.run(mail()).await;
+    assert_eq!((job.state, job.attempt), (JobState::Discarded, 1));
+    assert!(job.errors[0].error.contains("422") && !job.errors[0].error.contains("canary"), "{job:?}");
+}
+
+#[tokio::test]
+async fn a_provider_that_cannot_be_reached_is_tried_again_and_the_key_stays_out_of_the_error() {
+    let mut bench = Bench::new().await;
+    with_provider(&mut bench, "http://127.0.0.1:1/emails".parse().unwrap());
+    let job = bench.run(mail()).await;
+    assert_eq!(job.state, JobState::Ready);
+    assert!(!format!("{:?}", job.errors).contains("canary"));
+}
+
+#[tokio::test]
+async fn without_a_provider_mail_goes_to_the_log() {
+    let mut bench = Bench::new().await;
+    let job = bench.run(mail()).await;
+    assert_eq!((job.state, job.result), (JobState::Completed, Some(json!({"id": null}))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_whole_worker_registers_its_schedule_makes_partitions_runs_jobs_and_ends_cleanly() {
+    let mut bench = Bench::new().await;
+    let life = Lifecycle::new(ShutdownConfig { delay: Duration::ZERO, budget: Duration::from_secs(5) });
+    let handle = worker::start(bench.context.clone(), &life).await.unwrap();
+    let registry = health::Registry::new(life.clone(), "test");
+    handle.register_checks(&registry);
+    let id = bench.enqueue(Echo { message: "hi".into(), sleep_ms: 0, fail_times: 0 }).await;
+    for _ in 0..500 {
+        let partitions: i64 =
+            sqlx::query_scalar("select count(*) from job_done where kind = 'keep_partitions'")
+                .fetch_one(&mut bench.conn)
+                .await
+                .unwrap();
+        let ready = handle.last_tick_age().is_some() && partitions == 1;
+        if ready && bench.find(id).await.state == JobState::Completed {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(registry.is_ready().await, "{:?}", registry.report().await);
+    let lines = jobs::cron_lines(&mut bench.conn).await.unwrap();
+    let names: Vec<_> = lines.iter().map(|l| l.name.as_str()).collect();
+    assert_eq!(names, ["cleanup", "heartbeat", "keep_partitions", "usage_rollup"]);
+    let next = lines[1].next_tick.unwrap();
+    assert_eq!(next.timestamp() % 60, 0, "the heartbeat is at the full minute");
+    life.begin_shutdown();
+    assert_eq!(life.run_until_stopped().await, 0);
+    assert_eq!(life.failed_task(), None);
+}
+
+#[tokio::test]
+async fn every_cron_line_has_a_name_of_its_own_and_a_job_that_this_worker_runs() {
+    let bench = Bench::new().await;
+    let worker = worker::worker(&bench.context);
+    let kinds: HashSet<_> = worker.kinds().collect();
+    let lines = worker::schedule::lines().unwrap();
+    let names: HashSet<_> = lines.iter().map(jobs::CronLine::name).collect();
+    assert_eq!(names.len(), lines.len());
+    for line in &lines {
+        assert!(kinds.contains(line.kind()), "{line:?}");
+    }
+    for user_job in job_specs::USER_JOBS {
+        assert!(kinds.contains(user_job.name), "{user_job:?}");
+    }
+}
