@@ -8,12 +8,32 @@ use memchr::{memchr, memchr2};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event<'a> {
     raw: &'a [u8],
+    cut: bool,
+}
+
+/// What an event says, read in one pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parts<'a> {
+    /// The event's name; `None` is an ordinary message.
+    pub name: Option<&'a [u8]>,
+    /// The data, lines joined with LF. `None` when there is no data line: then a browser dispatches nothing.
+    pub data: Option<Cow<'a, [u8]>>,
+    /// It sets the last event id.
+    pub has_id: bool,
+    /// It has fields that are not comments.
+    pub has_fields: bool,
+    /// It has comments.
+    pub has_comments: bool,
 }
 
 impl<'a> Event<'a> {
     /// An event from its bytes, with or without the line ends that close it.
     pub fn new(raw: &'a [u8]) -> Self {
-        Self { raw }
+        Self { raw, cut: false }
+    }
+
+    pub(crate) fn cut(raw: &'a [u8]) -> Self {
+        Self { raw, cut: true }
     }
 
     /// All its bytes.
@@ -21,43 +41,55 @@ impl<'a> Event<'a> {
         self.raw
     }
 
+    /// True when the input ended inside it: its data may be torn.
+    pub fn is_cut(&self) -> bool {
+        self.cut
+    }
+
     /// Name and value of each line; comments have an empty name.
     pub fn fields(&self) -> Fields<'a> {
         Fields { rest: self.raw }
     }
 
-    /// The data, lines joined with LF. `None` when there is no data line: then a browser dispatches nothing.
-    pub fn data(&self) -> Option<Cow<'a, [u8]>> {
-        let mut lines = self.fields().filter(|(name, _)| *name == b"data").map(|(_, value)| value);
-        let first = lines.next()?;
-        let Some(second) = lines.next() else { return Some(Cow::Borrowed(first)) };
-        let mut joined = [first, b"\n", second].concat();
-        for line in lines {
-            joined.push(b'\n');
-            joined.extend_from_slice(line);
+    /// Reads the event.
+    pub fn parts(&self) -> Parts<'a> {
+        let mut parts =
+            Parts { name: None, data: None, has_id: false, has_fields: false, has_comments: false };
+        for (name, value) in self.fields() {
+            parts.has_fields |= !name.is_empty();
+            match name {
+                b"data" => match &mut parts.data {
+                    None => parts.data = Some(Cow::Borrowed(value)),
+                    Some(data) => {
+                        let data = data.to_mut();
+                        data.push(b'\n');
+                        data.extend_from_slice(value);
+                    }
+                },
+                b"event" => parts.name = Some(value),
+                b"id" => parts.has_id = true,
+                b"" => parts.has_comments = true,
+                _ => {}
+            }
         }
-        Some(Cow::Owned(joined))
+        parts
     }
 
-    /// The event's name; `None` is an ordinary message.
-    pub fn name(&self) -> Option<&'a [u8]> {
-        self.fields().filter(|(name, _)| *name == b"event").last().map(|(_, value)| value)
+    /// The data, lines joined with LF. `None` when there is no data line.
+    pub fn data(&self) -> Option<Cow<'a, [u8]>> {
+        self.parts().data
     }
+}
 
+impl Parts<'_> {
     /// True when it has data of at least one byte.
     pub fn has_data(&self) -> bool {
-        self.fields().any(|(name, value)| name == b"data" && !value.is_empty())
+        self.data.as_ref().is_some_and(|data| !data.is_empty())
     }
 
     /// True when it consists of comments only.
     pub fn is_comment(&self) -> bool {
-        let mut fields = self.fields();
-        fields.next().is_some_and(|(name, _)| name.is_empty()) && fields.all(|(name, _)| name.is_empty())
-    }
-
-    /// True when it sets the last event id.
-    pub fn has_id(&self) -> bool {
-        self.fields().any(|(name, _)| name == b"id")
+        self.has_comments && !self.has_fields
     }
 }
 
@@ -104,9 +136,10 @@ mod tests {
     fn fields_follow_the_standard() {
         let event =
             Event::new(b": note\nevent: delta\ndata: a\ndata:b\r\ndata:  c\rdata\nid: 7\nretry: 5\n\n");
-        assert_eq!(event.data().unwrap(), &b"a\nb\n c\n"[..]);
-        assert_eq!(event.name().unwrap(), b"delta");
-        assert!(event.has_id() && event.has_data() && !event.is_comment());
+        let parts = event.parts();
+        assert_eq!(parts.data.as_deref().unwrap(), b"a\nb\n c\n");
+        assert_eq!(parts.name.unwrap(), b"delta");
+        assert!(parts.has_id && parts.has_data() && !parts.is_comment());
     }
 
     #[test]
@@ -126,7 +159,7 @@ mod tests {
             (b"event: ping\n\n", false, false),
             (b"datax: 1\n\n", false, false),
         ] {
-            let event = Event::new(raw);
+            let event = Event::new(raw).parts();
             assert_eq!((event.has_data(), event.is_comment()), (has_data, is_comment), "{raw:?}");
         }
         assert_eq!(Event::new(b"event: ping\n\n").data(), None);

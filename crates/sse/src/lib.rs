@@ -44,6 +44,6 @@ mod relay;
 mod scan;
 
 pub use body::{End, RelayBody, Signal, Watch};
-pub use event::{Event, Fields};
+pub use event::{Event, Fields, Parts};
 pub use relay::{MAX_EVENT, Relay, Verdict};
 pub use scan::{Scanner, Step};

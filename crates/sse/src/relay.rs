@@ -144,7 +144,7 @@ impl Relay {
         let missing = Bytes::from_static(self.scanner.terminator());
         if self.passing {
             self.put(missing);
-        } else if watch(Event::new(self.held.complete(&missing))) == Verdict::Drop {
+        } else if watch(Event::cut(self.held.complete(&missing))) == Verdict::Drop {
             self.held.clear();
         } else {
             let whole = self.held.take();

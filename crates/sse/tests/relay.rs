@@ -135,7 +135,7 @@ proptest! {
         bytes in stream(),
         places in prop::collection::vec(any::<prop::sample::Index>(), 0..30),
     ) {
-        let judge = |event: &Event<'_>| if event.has_data() { Verdict::Keep } else { Verdict::Drop };
+        let judge = |event: &Event<'_>| if event.parts().has_data() { Verdict::Keep } else { Verdict::Drop };
         let got = run(&cut(&bytes, &places), judge);
         prop_assert_eq!(&got.out, &run(&[&bytes], judge).out);
         // What is left is a stream with just the events that were kept, and dropping again drops nothing.
