@@ -18,7 +18,8 @@ pub enum Cancelled {
     NotLive,
 }
 
-/// Cancels a job: at once when it waits, by asking its worker when it runs.
+/// Cancels a job: at once when it waits, by asking its worker when it runs. Commit soon: the job's worker cannot
+/// acknowledge it, or anything else in the same batch, while the caller's transaction holds its row.
 pub async fn cancel(conn: &mut PgConnection, id: JobId) -> Result<Cancelled, Error> {
     // Between the two statements the job may be claimed, or fail and wait again: look once more.
     for _ in 0..3 {

@@ -13,6 +13,9 @@ use crate::{Error, JobId, JobSpec, Priority, json};
 /// Larger payloads are refused: put the document somewhere and its key into the job.
 pub const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
 
+/// A century; what Postgres cannot add to a timestamp would spoil the caller's transaction.
+const MAX_DELAY: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// What differs from the kind's own rules for one job.
 #[derive(Debug, Clone, Default)]
 pub struct EnqueueOptions {
@@ -170,10 +173,10 @@ impl NewJob {
     pub fn with(mut self, options: EnqueueOptions) -> Result<Self, Error> {
         let EnqueueOptions { run_at, delay, queue, priority, max_attempts, timeout, unique, owner } = options;
         self.run_at = run_at.or(self.run_at);
-        self.delay = delay.unwrap_or(self.delay);
+        self.delay = delay.unwrap_or(self.delay).min(MAX_DELAY);
         self.queue = queue.unwrap_or(self.queue);
         self.priority = priority.unwrap_or(self.priority);
-        self.max_attempts = max_attempts.unwrap_or(self.max_attempts);
+        self.max_attempts = max_attempts.unwrap_or(self.max_attempts).max(1);
         self.timeout = timeout.unwrap_or(self.timeout);
         self.unique = unique.or(self.unique);
         self.owner = owner.or(self.owner);
@@ -211,7 +214,7 @@ impl NewJob {
         let Some(unique) = &self.unique else {
             return Ok(Enqueued::New(self.insert_plain(conn).await?));
         };
-        let key = unique_key(conn, &self.kind, &unique.of(&self.args)).await?;
+        let key = unexpired_key(conn, &self.kind, &unique.of(&self.args)).await?;
         // The holder of the key may end between the two statements; then the key is free and we go round again.
         loop {
             if let Some(id) = self.insert_unique(conn, &key, unique.period).await? {
@@ -264,8 +267,7 @@ impl NewJob {
                    insert into job_unique as u (key, job_id, expires_at)
                    values ($1, nextval(pg_get_serial_sequence('job', 'id')),
                            coalesce(clock_timestamp() + $2::float8 * interval '1 ms', 'infinity'))
-                   on conflict (key) do update set job_id = excluded.job_id, expires_at = excluded.expires_at
-                       where u.expires_at <= clock_timestamp()
+                   on conflict (key) do nothing
                    returning u.job_id
                ), new as (
                    insert into job (id, queue, kind, priority, run_at, args, max_attempts, timeout_ms, owner, trace,
@@ -364,10 +366,18 @@ pub async fn enqueue_many<J: JobSpec>(
     Ok(ids)
 }
 
-/// The database hashes, because `jsonb` has one text for equal values whatever the order of their keys.
-async fn unique_key(conn: &mut PgConnection, kind: &str, of: &Value) -> Result<String, Error> {
+/// The key, and away with its row when that has expired. Apart from the insert, and not `on conflict do update`: that
+/// would lock a row that is still good until the caller's transaction ends, and its job could not be acknowledged.
+async fn unexpired_key(conn: &mut PgConnection, kind: &str, of: &Value) -> Result<String, Error> {
+    // The database hashes, because `jsonb` has one text for equal values whatever the order of their keys.
     let key = sqlx::query_scalar!(
-        r#"select $1::text || ':' || encode(sha256(convert_to($2::jsonb::text, 'UTF8')), 'hex') as "key!""#,
+        r#"with wanted as (
+               select $1::text || ':' || encode(sha256(convert_to($2::jsonb::text, 'UTF8')), 'hex') as key
+           ), expired as (
+               delete from job_unique using wanted
+               where job_unique.key = wanted.key and job_unique.expires_at <= clock_timestamp()
+           )
+           select key as "key!" from wanted"#,
         kind,
         of
     )

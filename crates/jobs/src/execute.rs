@@ -124,7 +124,9 @@ async fn supervise(
         () = tokio::time::sleep(limit) => Stop::TimedOut,
     };
     token.cancel();
-    let grace = tokio::time::timeout(CANCEL_GRACE, work);
+    // Without the lease somebody else may begin the job any moment: no grace.
+    let grace = if stop == Stop::LeaseLost { Duration::ZERO } else { CANCEL_GRACE };
+    let grace = tokio::time::timeout(grace, work);
     let outcome = tokio::select! {
         outcome = grace => outcome.map_or(Ended::Dropped, ended),
         () = stops.hard_stop.cancelled() => Ended::Dropped,

@@ -1,4 +1,5 @@
 //! Each job that ships, and the worker as a whole, against a real Postgres.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 

@@ -40,46 +40,54 @@ async fn two_workers_never_run_one_job_at_the_same_time() {
     assert_eq!((runs.len(), runs.values().max()), (300, Some(&1)));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_cut_off_past_its_lease_stops_its_job_and_cannot_complete_what_another_one_runs() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_worker_cut_off_past_its_lease_stops_its_jobs_and_cannot_complete_what_another_one_runs() {
     let bench = Bench::new().await;
     let (proxy, url) = FaultProxy::in_front_of(bench.database.url()).await;
     let (cut_off, healthy) = (life(MS(500)), life(MS(500)));
     let log = bench.log.clone();
-    // Ignores its cancellation for a while and then says Ok: a zombie.
-    let zombie = move |ctx: jobs::JobContext, _: Task| {
+    let handler = move |ctx: jobs::JobContext, task: Task| {
         let log = log.clone();
         async move {
-            log.add("zombie began");
+            log.add("began");
+            if task.n == 1 {
+                // A zombie: cannot be stopped, and comes back with a result.
+                std::thread::sleep(MS(2_000));
+                log.add("zombie is done");
+                return Ok::<_, JobError>("zombie");
+            }
             ctx.cancelled().cancelled().await;
-            log.add("zombie was told to stop");
-            tokio::time::sleep(MS(1_000)).await;
-            Ok::<_, JobError>("zombie")
+            log.add("told to stop");
+            std::future::pending().await
         }
     };
-    worker_at(&pool(&url).await, &url, quick()).register::<Task, _, _, _>(zombie).start(&cut_off);
-    let id = bench.enqueue(1).await;
-    bench.logged("zombie began", 1).await;
+    worker_at(&pool(&url).await, &url, quick()).register::<Task, _, _, _>(handler).start(&cut_off);
+    let ids = [bench.enqueue(1).await, bench.enqueue(2).await];
+    bench.logged("began", 2).await;
     proxy.set(Mode::Blackhole);
     let log = bench.log.clone();
     let rescuer = move |_, _: Task| {
         let log = log.clone();
         async move {
-            log.add(format!("rescued, zombie told: {}", log.count("zombie was told to stop")));
+            log.add("rescued");
             tokio::time::sleep(MS(1_500)).await;
             Ok::<_, JobError>("rescuer")
         }
     };
     bench.worker().register::<Task, _, _, _>(rescuer).start(&healthy);
-    // Cancelled before anyone else may take the job.
-    bench.logged("rescued, zombie told: 1", 1).await;
-    tokio::time::sleep(MS(600)).await;
+    bench.logged("zombie is done", 1).await;
+    // Its acknowledgement gets through while the other one is still at it.
     proxy.set(Mode::Pass);
-    let job = bench.until(id, JobState::Completed).await;
-    assert_eq!(job.result, Some("rescuer".into()));
-    assert_eq!(job.attempt, 2);
-    assert_eq!(job.errors[0].error, "the worker was lost");
-    assert_eq!(bench.number("select count(*) from job_done").await, 1);
+    for id in ids {
+        let job = bench.until(id, JobState::Completed).await;
+        assert_eq!((job.result, job.attempt), (Some("rescuer".into()), 2));
+        assert_eq!(job.errors[0].error, "the worker was lost");
+    }
+    let log = bench.log.all();
+    let first = |entry| log.iter().position(|e| e == entry).unwrap();
+    assert!(first("told to stop") < first("rescued"), "before anyone else may take it: {log:?}");
+    assert!(first("rescued") < first("zombie is done"), "the test shows nothing: {log:?}");
+    assert_eq!(bench.number("select count(*) from job_done").await, 2);
     cut_off.begin_shutdown();
     cut_off.run_until_stopped().await;
     end(&healthy).await;

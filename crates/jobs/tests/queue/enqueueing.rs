@@ -97,6 +97,34 @@ async fn without_a_period_the_key_is_free_when_the_job_has_ended() {
     assert!(enqueue(1).await, "it was cancelled");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_left_open_after_a_duplicate_does_not_keep_the_job_from_ending() {
+    let bench = Bench::new().await;
+    let mut conn = bench.conn().await;
+    let id = jobs::enqueue(&mut conn, &sync(1, "r"), EnqueueOptions::default()).await.unwrap().id();
+    let mut open = conn.begin().await.unwrap();
+    let duplicate = jobs::enqueue(&mut open, &sync(1, "r"), EnqueueOptions::default()).await.unwrap();
+    assert_eq!(duplicate, Enqueued::Duplicate(id));
+    let life = life(MS(500));
+    bench.worker().register::<Sync, _, _, _>(async |_, _| Ok::<_, JobError>(())).start(&life);
+    bench.until(id, JobState::Completed).await;
+    end(&life).await;
+    open.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn numbers_that_make_no_sense_are_brought_into_range() {
+    let bench = Bench::new().await;
+    let options = EnqueueOptions {
+        delay: Some(Duration::MAX),
+        timeout: Some(Duration::MAX),
+        max_attempts: Some(-1),
+        ..Default::default()
+    };
+    let job = bench.find(bench.enqueue_with(1, options).await).await;
+    assert_eq!(job.max_attempts, 1);
+}
+
 #[tokio::test]
 async fn with_a_period_the_key_outlives_the_job() {
     let bench = Bench::new().await;
