@@ -1,9 +1,9 @@
 //! Starts everything in order, watches over it, and stops everything in the opposite order.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
 use devstack::process::output_within;
@@ -158,7 +158,7 @@ impl<'a> Supervisor<'a> {
 
     /// A command of the program with the stack's environment. What the user has set passes through, except for the
     /// addresses that we hand out ourselves.
-    fn command(&self, binary: &PathBuf, arguments: &[&str]) -> Command {
+    fn command(&self, binary: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary);
         command.args(arguments).current_dir(self.place.project.root());
         for name in ["DATABASE_URL", "REDIS_URL", "ENGINE_URL"] {
@@ -185,7 +185,7 @@ impl<'a> Supervisor<'a> {
         Ok(role)
     }
 
-    fn migrate(&self, binary: &PathBuf) -> Result<()> {
+    fn migrate(&self, binary: &Path) -> Result<()> {
         self.ui.step("applying migrations");
         let mut task = self.role("migrate", 0, 3, self.command(binary, &["migrate", "up"]))?;
         let deadline = Instant::now() + MIGRATE_TIMEOUT;
@@ -204,7 +204,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn seed(&self, binary: &PathBuf) -> Result<Demo> {
+    fn seed(&self, binary: &Path) -> Result<Demo> {
         self.ui.step("seeding the demo account");
         let out = output_within(&mut self.command(binary, &["seed", "--json"]), SEED_TIMEOUT)?;
         let text = String::from_utf8_lossy(&out.stdout);
@@ -214,7 +214,7 @@ impl<'a> Supervisor<'a> {
         Demo::parse(&text).with_context(|| format!("`ballast seed --json` said something unexpected: {text}"))
     }
 
-    fn start_api_and_worker(&mut self, binary: &PathBuf, ports: Ports) -> Result<()> {
+    fn start_api_and_worker(&mut self, binary: &Path, ports: Ports) -> Result<()> {
         let mut api = self.command(binary, &["api"]);
         api.env("PORT", ports.api.to_string()).env("ADMIN_PORT", ports.admin.to_string());
         self.api = Some(self.role("api", ports.api, 0, api)?);
@@ -267,7 +267,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Until somebody wants the end, or something ends by itself.
-    fn supervise(&mut self, binary: &PathBuf) -> Result<End> {
+    fn supervise(&mut self, binary: &Path) -> Result<End> {
         let mut watch = self.args.watch.then(|| Watch::new(self.place.project.root()));
         if watch.is_some() {
             self.ui.step("watching crates/, migrations/ and Cargo.toml");
@@ -306,11 +306,16 @@ impl<'a> Supervisor<'a> {
     }
 
     /// After a change: build, migrate, restart. Whatever fails leaves running what runs.
-    fn reload(&mut self, binary: &PathBuf) -> Result<()> {
+    fn reload(&mut self, binary: &Path) -> Result<()> {
         self.ui.step("something changed: building");
+        let before = modified(binary);
         let status = cargo::run(&mut build_command(self.place))?;
         if !status.success() {
             self.ui.warn("the build failed: the previous version keeps running");
+            return Ok(());
+        }
+        if modified(binary) == before {
+            self.ui.step("the program is the same: nothing to restart");
             return Ok(());
         }
         self.migrate(binary).context("the previous version keeps running")?;
@@ -414,6 +419,10 @@ fn build_command(place: &Place) -> Command {
     let mut command = cargo::cargo(&place.project);
     command.args(["build", "--package", "ballast", "--bin", "ballast"]);
     command
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|meta| meta.modified()).ok()
 }
 
 fn set(name: &str) -> bool {

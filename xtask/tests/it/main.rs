@@ -4,3 +4,4 @@
 mod commands;
 mod running;
 mod stack;
+mod watch;

@@ -31,7 +31,11 @@ impl Bench {
 
     /// `cargo stack` with these arguments; servers are real, our own program is the stub.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_xtask")), arguments)
+    }
+
+    pub(crate) fn command_of(&self, xtask: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(xtask);
         command.arg("stack").args(arguments).env("DEVSTACK_DIR", self.dir.path()).stdin(Stdio::null());
         for name in ["DATABASE_URL", "REDIS_URL", "ENGINE_URL", "APP_ENV", "LOG_FORMAT"] {
             command.env_remove(name);
@@ -86,7 +90,7 @@ impl Drop for Bench {
     }
 }
 
-fn stub() -> PathBuf {
+pub(crate) fn stub() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_xtask")).with_file_name("examples").join("stub_ballast")
 }
 
