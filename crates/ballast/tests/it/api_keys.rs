@@ -1,0 +1,87 @@
+//! API keys.
+
+use chrono::TimeDelta;
+use serde_json::json;
+
+use crate::support::TestApp;
+
+#[tokio::test]
+async fn a_key_is_shown_once_works_in_both_headers_and_ends_everywhere_when_revoked() {
+    let app = TestApp::start().await;
+    let other = app.replica();
+    let user = app.user().await;
+    let made = user.post("/v1/api-keys", json!({ "name": "ci" })).await.expect(201).json();
+    let key = made["key"].as_str().unwrap();
+    let as_bearer = app.anonymous().with_token(key);
+    let me = as_bearer.get("/v1/me").await.expect(200).json();
+    assert_eq!(
+        (me["email"].as_str(), me["authenticated_by"].as_str()),
+        (Some(user.email.as_str()), Some("api_key"))
+    );
+    let with_header = app.anonymous().request(reqwest::Method::GET, "/v1/me").header("x-api-key", key);
+    app.anonymous().send(with_header).await.expect(200);
+    as_bearer.at(&other).get("/v1/me").await.expect(200);
+
+    let listed = user.get("/v1/api-keys").await.expect(200);
+    assert!(!listed.text.contains(key) && listed.text.contains(made["starts_with"].as_str().unwrap()));
+
+    user.delete(&format!("/v1/api-keys/{}", made["id"].as_str().unwrap())).await.expect(204);
+    as_bearer.get("/v1/me").await.problem(401, "invalid_token");
+    as_bearer.at(&other).get("/v1/me").await.problem(401, "invalid_token");
+}
+
+#[tokio::test]
+async fn a_key_cannot_make_keys_and_needs_the_scope_of_what_it_does() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let key = app.api_key(&user, &["ai"]).await;
+    key.post("/v1/api-keys", json!({ "name": "more" })).await.problem(403, "session_required");
+    key.get("/v1/api-keys").await.problem(403, "session_required");
+    key.post("/v1/jobs", json!({ "kind": "echo", "args": { "message": "x" } }))
+        .await
+        .problem(403, "missing_scope");
+}
+
+#[tokio::test]
+async fn wrong_and_expired_keys_are_refused_without_using_up_the_owners_limits() {
+    let app = TestApp::with(&[("RATE_LIMIT_GLOBAL", "20/1h")]).await;
+    let user = app.user().await;
+    let body = json!({ "name": "short", "expires_at": app.clock.now() + TimeDelta::hours(1) });
+    let key = user.post("/v1/api-keys", body).await.expect(201).json()["key"].as_str().unwrap().to_owned();
+    // The same public id with another secret, and a checksum that fits.
+    let public_id = &key[5..21];
+    let secret = "0".repeat(64);
+    let sum =
+        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, format!("{public_id}{secret}").as_bytes());
+    let sum: String = sum.as_ref()[..4].iter().map(|b| format!("{b:02x}")).collect();
+    let forged = app.anonymous().with_token(&format!("blst_{public_id}_{secret}{sum}"));
+    for _ in 0..40 {
+        forged.get("/v1/me").await.problem(401, "invalid_token");
+    }
+    let genuine = app.anonymous().with_token(&key);
+    genuine.get("/v1/me").await.expect(200);
+    app.advance_clock(TimeDelta::hours(2));
+    genuine.get("/v1/me").await.problem(401, "invalid_token");
+    app.anonymous()
+        .with_token(&format!("blst_{}_{secret}{sum}", "f".repeat(16)))
+        .get("/v1/me")
+        .await
+        .expect(401);
+}
+
+#[tokio::test]
+async fn names_scopes_and_dates_are_checked() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    for body in [
+        json!({ "name": "" }),
+        json!({ "name": "x".repeat(101) }),
+        json!({ "name": "nul\0" }),
+        json!({ "name": "x", "scopes": ["everything"] }),
+        json!({ "name": "x", "expires_at": "2001-01-01T00:00:00Z" }),
+        json!({ "name": "x", "expires_at": "tomorrow" }),
+        json!({ "name": "x", "user_id": "someone" }),
+    ] {
+        user.post("/v1/api-keys", body).await.problem(422, "invalid");
+    }
+}

@@ -1,0 +1,106 @@
+//! What every answer has.
+
+use axum::{Router, body::Body, http::Request, middleware, routing::get};
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+use tower::ServiceExt as _;
+
+use crate::support::TestApp;
+
+const HEADERS: [&str; 7] = [
+    "strict-transport-security",
+    "x-content-type-options",
+    "x-frame-options",
+    "content-security-policy",
+    "referrer-policy",
+    "cross-origin-resource-policy",
+    "x-request-id",
+];
+
+#[tokio::test]
+async fn security_headers_and_a_request_id_are_on_every_answer() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    for (path, status) in [
+        ("/", 200),
+        ("/livez", 200),
+        ("/health", 200),
+        ("/v1/me", 200),
+        ("/nope", 404),
+        ("/v1/jobs/0", 404),
+        ("/v1/auth/login", 405),
+    ] {
+        let answer = user.get(path).await.expect(status);
+        for name in HEADERS {
+            assert!(!answer.header(name).is_empty(), "{path} has no {name}");
+        }
+        assert_eq!(answer.header("server"), "");
+        if status >= 400 {
+            assert_eq!(answer.header("content-type"), "application/problem+json", "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_plain_request_id_is_kept_and_a_hostile_one_replaced() {
+    let app = TestApp::start().await;
+    let ask = async |id: &str| {
+        let request = app.anonymous().request(reqwest::Method::GET, "/nope").header("x-request-id", id);
+        app.anonymous().send(request).await.header("x-request-id").to_owned()
+    };
+    assert_eq!(ask("trace-0123.ABC_def").await, "trace-0123.ABC_def");
+    for hostile in ["short", "with space inside", "\"quote\"\"quote\"", &"x".repeat(65), "a;b;c;d;e;f;g"] {
+        assert_ne!(ask(hostile).await, hostile);
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_a_500_that_tells_nothing_and_the_process_goes_on() {
+    let app = TestApp::start().await;
+    let boom = || async {
+        if true {
+            panic!("the secret is hunter2");
+        }
+    };
+    let router = Router::new()
+        .route("/boom", get(boom))
+        .layer(middleware::from_fn_with_state(app.state.clone(), api::edge::layer));
+    for _ in 0..3 {
+        let response =
+            router.clone().oneshot(Request::get("/boom").body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), 500);
+        assert!(HEADERS.iter().all(|name| response.headers().contains_key(*name)));
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        assert!(!text.contains("hunter2"), "{text}");
+        let body: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(body["code"], "internal");
+    }
+}
+
+#[tokio::test]
+async fn only_listed_origins_get_cors_headers() {
+    let app = TestApp::with(&[("CORS_ALLOWED_ORIGINS", "https://app.example.com")]).await;
+    let ask = async |origin: &str| {
+        let request = app.anonymous().request(reqwest::Method::GET, "/v1/me").header("origin", origin);
+        let answer = app.anonymous().send(request).await;
+        assert_eq!(answer.status, 401);
+        answer.header("access-control-allow-origin").to_owned()
+    };
+    assert_eq!(ask("https://app.example.com").await, "https://app.example.com");
+    for other in [
+        "http://app.example.com",
+        "https://app.example.com.evil.com",
+        "https://evilapp.example.com",
+        "null",
+        "https://app.example.com:8443",
+    ] {
+        assert_eq!(ask(other).await, "", "{other}");
+    }
+    let closed = TestApp::start().await;
+    let request = closed
+        .anonymous()
+        .request(reqwest::Method::GET, "/v1/me")
+        .header("origin", "https://app.example.com");
+    assert!(closed.anonymous().send(request).await.headers.get("access-control-allow-origin").is_none());
+}

@@ -1,0 +1,16 @@
+//! The whole stack under test: the real router on a real socket, real Postgres and Redis, the simulated engine, and the
+//! real binary where it matters. One test binary, because linking it takes longer than running it.
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
+
+mod support;
+
+mod api_keys;
+mod auth;
+mod cli;
+mod dependencies;
+mod edge;
+mod jobs;
+mod rate_limits;
+mod routes;
+mod shutdown;
+mod tokens;

@@ -1,0 +1,204 @@
+//! The API on a real socket, with a database and a Redis prefix of its own, the simulated engine behind it, and a worker
+//! that runs jobs when it is told to.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use api::AppState;
+use chrono::TimeDelta;
+use config::{ApiConfig, MapVars, ShutdownConfig, WorkerConfig};
+use engine_sim::{Sim, SimConfig};
+use reqwest::{Method, RequestBuilder};
+use runtime::{Clock, Lifecycle, MetricsHandle};
+use serde_json::{Value, json};
+use test_support::{TestDatabase, TestRedis, test_redis};
+
+use super::Answer;
+
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
+
+pub(crate) struct TestApp {
+    pub(crate) url: String,
+    pub(crate) state: AppState,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) clock: Clock,
+    pub(crate) engine: std::sync::Arc<Sim>,
+    pub(crate) database: std::sync::Arc<TestDatabase>,
+    pub(crate) redis: TestRedis,
+    vars: MapVars,
+}
+
+/// Somebody who calls the API.
+#[derive(Clone)]
+pub(crate) struct Persona {
+    client: reqwest::Client,
+    url: String,
+    credential: Option<(&'static str, String)>,
+    pub(crate) email: String,
+    pub(crate) refresh_token: String,
+}
+
+impl TestApp {
+    pub(crate) async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// With these variables on top of what development has.
+    pub(crate) async fn with(overrides: &[(&str, &str)]) -> Self {
+        let (database, redis) = tokio::join!(TestDatabase::create(), test_redis());
+        let engine = Sim::start(SimConfig::instant()).await;
+        let mut vars = MapVars::from([
+            ("DATABASE_URL", database.url()),
+            ("REDIS_URL", &redis.url),
+            ("REDIS_KEY_PREFIX", &redis.prefix),
+            ("DATABASE_POOL_SIZE", "5"),
+            ("ENGINE_URL", &format!("{}/v1", engine.url())),
+            ("HOST", "127.0.0.1"),
+            ("SHUTDOWN_BUDGET", "10s"),
+        ]);
+        for (name, value) in overrides {
+            vars.set(name, value);
+        }
+        Self::replica_of(vars, database.into(), redis, engine.into(), Clock::system())
+    }
+
+    /// A second API over the same stores, as a second process would be.
+    pub(crate) fn replica(&self) -> Self {
+        let (database, engine) = (self.database.clone(), self.engine.clone());
+        Self::replica_of(self.vars.clone(), database, self.redis.clone(), engine, self.clock.clone())
+    }
+
+    fn replica_of(
+        vars: MapVars,
+        database: std::sync::Arc<TestDatabase>,
+        redis: TestRedis,
+        engine: std::sync::Arc<Sim>,
+        clock: Clock,
+    ) -> Self {
+        runtime::install_crypto_provider();
+        let config = ApiConfig::from_vars(&vars).unwrap_or_else(|problems| panic!("{problems}"));
+        let times = ShutdownConfig { delay: Duration::ZERO, budget: config.runtime.shutdown.budget };
+        let lifecycle = Lifecycle::new(times);
+        let http = config.runtime.http.clone();
+        let state =
+            AppState::from_config(config, lifecycle.clone(), clock.clone(), MetricsHandle::detached())
+                .unwrap();
+        let listener = server::bind(http.host, 0).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = api::router(state.clone());
+        lifecycle.spawn("http server", server::serve(listener, router, http, lifecycle.clone()));
+        Self { url, state, lifecycle, clock, engine, database, redis, vars }
+    }
+
+    pub(crate) fn anonymous(&self) -> Persona {
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(Duration::from_secs(30))
+            .build()
+            .unwrap();
+        Persona {
+            client,
+            url: self.url.clone(),
+            credential: None,
+            email: String::new(),
+            refresh_token: String::new(),
+        }
+    }
+
+    /// A new user, logged in.
+    pub(crate) async fn user(&self) -> Persona {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let email = format!("user{}@example.com", COUNT.fetch_add(1, Ordering::Relaxed));
+        let body = json!({ "email": email, "password": PASSWORD });
+        self.anonymous().post("/v1/auth/register", body).await.expect(201);
+        self.log_in(&email).await
+    }
+
+    /// A new administrator, logged in.
+    pub(crate) async fn admin(&self) -> Persona {
+        let user = self.user().await;
+        sqlx::query("update users set role = 'admin' where email = $1")
+            .bind(&user.email)
+            .execute(self.database.pool())
+            .await
+            .unwrap();
+        self.log_in(&user.email).await
+    }
+
+    pub(crate) async fn log_in(&self, email: &str) -> Persona {
+        let body = json!({ "email": email, "password": PASSWORD });
+        let tokens = self.anonymous().post("/v1/auth/login", body).await.expect(200).json();
+        let mut persona = self.anonymous().with_token(tokens["access_token"].as_str().unwrap());
+        email.clone_into(&mut persona.email);
+        tokens["refresh_token"].as_str().unwrap().clone_into(&mut persona.refresh_token);
+        persona
+    }
+
+    /// A machine with an API key of `owner`.
+    pub(crate) async fn api_key(&self, owner: &Persona, scopes: &[&str]) -> Persona {
+        let body = json!({ "name": "test", "scopes": scopes });
+        let key = owner.post("/v1/api-keys", body).await.expect(201).json();
+        let credential = Some(("x-api-key", key["key"].as_str().unwrap().to_owned()));
+        Persona { credential, ..self.anonymous() }
+    }
+
+    /// Runs every job that is due, and those that these enqueue, on a worker of this test.
+    pub(crate) async fn run_pending_jobs(&self) -> usize {
+        let config = WorkerConfig::from_vars(&self.vars).unwrap_or_else(|problems| panic!("{problems}"));
+        let http = reqwest::Client::builder().build().unwrap();
+        let context = worker::Context::new(self.state.database.clone(), config, http);
+        jobs::testing::drain_until_empty(&worker::worker(&context)).await
+    }
+
+    pub(crate) fn advance_clock(&self, by: TimeDelta) {
+        self.clock.advance(by);
+    }
+}
+
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        self.lifecycle.stop_now();
+    }
+}
+
+impl Persona {
+    pub(crate) fn with_token(mut self, token: &str) -> Self {
+        self.credential = Some(("authorization", format!("Bearer {token}")));
+        self
+    }
+
+    /// The same person, asking another replica.
+    pub(crate) fn at(&self, app: &TestApp) -> Self {
+        Self { url: app.url.clone(), ..self.clone() }
+    }
+
+    pub(crate) fn token(&self) -> &str {
+        self.credential.as_ref().and_then(|(_, v)| v.strip_prefix("Bearer ")).unwrap()
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.url));
+        match &self.credential {
+            Some((name, value)) => request.header(*name, value),
+            None => request,
+        }
+    }
+
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Answer {
+        Answer::read(request.send().await.unwrap()).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.send(self.request(Method::DELETE, path)).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send(self.request(Method::POST, path).json(&body)).await
+    }
+}

@@ -1,0 +1,20 @@
+//! What the tests stand on.
+
+mod answer;
+mod app;
+mod process;
+
+pub(crate) use answer::Answer;
+pub(crate) use app::{PASSWORD, Persona, TestApp};
+pub(crate) use process::{Process, free_port};
+
+use std::time::Duration;
+
+/// Waits until `condition` holds, for at most `patience`; says what it waited for.
+pub(crate) async fn eventually(what: &str, patience: Duration, mut condition: impl AsyncFnMut() -> bool) {
+    let until = std::time::Instant::now() + patience;
+    while !condition().await {
+        assert!(std::time::Instant::now() < until, "{what}: not within {patience:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

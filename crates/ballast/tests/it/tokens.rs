@@ -1,0 +1,185 @@
+//! Forged, foreign and damaged access tokens.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as B64};
+use chrono::TimeDelta;
+use serde_json::{Value, json};
+
+use crate::support::TestApp;
+
+/// The development key, as an attacker who read the repository has it.
+const SEED: &str = "YmFsbGFzdC1kZXZlbG9wbWVudC1zYW1wbGUta2V5ISE";
+
+fn sign(header: &Value, claims: &Value) -> String {
+    let seed = B64.decode(SEED).unwrap();
+    let pair = aws_lc_rs::signature::Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
+    let text = format!("{}.{}", B64.encode(header.to_string()), B64.encode(claims.to_string()));
+    format!("{text}.{}", B64.encode(pair.sign(text.as_bytes())))
+}
+
+fn header() -> Value {
+    json!({ "alg": "EdDSA", "typ": "at+jwt", "kid": "dev" })
+}
+
+fn with(mut value: Value, key: &str, replacement: Value) -> Value {
+    value[key] = replacement;
+    value
+}
+
+fn without(mut value: Value, key: &str) -> Value {
+    value.as_object_mut().unwrap().remove(key);
+    value
+}
+
+#[tokio::test]
+async fn every_forged_token_is_refused_and_the_genuine_one_is_not() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let genuine = user.token().to_owned();
+    let parts: Vec<&str> = genuine.split('.').collect();
+    let claims: Value = serde_json::from_slice(&B64.decode(parts[1]).unwrap()).unwrap();
+    let now = app.clock.now().timestamp();
+    let unsigned = |alg: &str| {
+        let header = B64.encode(json!({ "alg": alg, "typ": "at+jwt", "kid": "dev" }).to_string());
+        format!("{header}.{}.", parts[1])
+    };
+    let public = app.state.keyring.jwks()["keys"][0]["x"].as_str().unwrap().to_owned();
+    let hs256 = {
+        let text = format!(
+            "{}.{}",
+            B64.encode(json!({"alg":"HS256","typ":"at+jwt","kid":"dev"}).to_string()),
+            parts[1]
+        );
+        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &B64.decode(&public).unwrap());
+        format!("{text}.{}", B64.encode(aws_lc_rs::hmac::sign(&key, text.as_bytes())))
+    };
+    let h = |key: &str, value: Value| sign(&with(header(), key, value), &claims);
+    let c = |key: &str, value: Value| sign(&header(), &with(claims.clone(), key, value));
+    let no = |key: &str| sign(&header(), &without(claims.clone(), key));
+    let mut forged = vec![
+        String::from("x"),
+        "..".into(),
+        "a.b.c".into(),
+        format!("{genuine}."),
+        format!("{genuine}.x"),
+        parts[..2].join("."),
+        format!("{}.{}.", parts[0], parts[1]),
+        genuine[..genuine.len() - 4].to_owned(),
+        format!("{}.{}.{}", parts[0], parts[1], "A".repeat(86)),
+        format!(
+            "{}.{}.{}",
+            parts[0],
+            B64.encode(with(claims.clone(), "sub", json!(uuid::Uuid::nil())).to_string()),
+            parts[2]
+        ),
+        unsigned("none"),
+        unsigned("NoNe"),
+        unsigned("EdDSA"),
+        hs256,
+        h("alg", json!("RS256")),
+        h("alg", json!("ES256")),
+        h("alg", json!("none")),
+        h("alg", json!(null)),
+        h("typ", json!("JWT")),
+        h("typ", json!("refresh")),
+        h("typ", json!("AT+JWT")),
+        h("kid", json!("../../dev/null")),
+        h("kid", json!("' or 1=1 --")),
+        h("kid", json!("k".repeat(3_000))),
+        h("kid", json!("dev\0")),
+        h("kid", json!("other")),
+        h("kid", json!(1)),
+        h("jku", json!("http://127.0.0.1:1/jwks")),
+        h("x5u", json!("http://127.0.0.1:1/x")),
+        h("jwk", json!({"kty":"OKP"})),
+        h("crit", json!(["exp"])),
+        h("cty", json!("JWT")),
+        sign(&without(header(), "typ"), &claims),
+        sign(&without(header(), "kid"), &claims),
+        c("exp", json!(now - 60)),
+        c("exp", json!("9999999999")),
+        c("exp", json!(-1)),
+        c("exp", json!(1e30)),
+        c("exp", json!(now + 86_400 * 365)),
+        c("exp", json!(1.5)),
+        c("nbf", json!(now + 3_600)),
+        c("iat", json!(now + 3_600)),
+        c("aud", json!("another")),
+        c("aud", json!(5)),
+        c("aud", json!([])),
+        c("iss", json!("http://evil.example")),
+        c("iss", json!({})),
+        c("sub", json!("nobody")),
+        c("sub", json!(7)),
+        c("sid", json!(null)),
+        c("scope", json!(["admin"])),
+        c("admin", json!(true)),
+        format!("{genuine}{}", "A".repeat(5_000)),
+    ];
+    forged.extend(["exp", "aud", "iss", "sub", "sid", "nbf", "iat", "scope"].map(no));
+    assert!(forged.len() >= 60);
+    for token in &forged {
+        let Ok(value) = reqwest::header::HeaderValue::from_str(&format!("Bearer {token}")) else { continue };
+        let request = app.anonymous().request(reqwest::Method::GET, "/v1/me").header("authorization", value);
+        let answer = app.anonymous().send(request).await;
+        let shown = &token[..token.len().min(200)];
+        assert_eq!(answer.status, 401, "{shown}: {}", answer.text);
+        assert!(answer.header("www-authenticate").starts_with("Bearer"), "{shown}");
+    }
+    user.get("/v1/me").await.expect(200);
+    // The helper that forges makes a good token when nothing is changed, so the refusals above are not its fault.
+    app.anonymous().with_token(&sign(&header(), &claims)).get("/v1/me").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_token_ends_five_seconds_after_its_time() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    app.advance_clock(TimeDelta::seconds(900 + 4));
+    user.get("/v1/me").await.expect(200);
+    app.advance_clock(TimeDelta::seconds(3));
+    user.get("/v1/me").await.problem(401, "invalid_token");
+}
+
+#[tokio::test]
+async fn one_credential_is_one_too_few_and_two_are_one_too_many() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let bearer = format!("Bearer {}", user.token());
+    let cases: [(&[(&str, &str)], &str); 7] = [
+        (&[], "missing_credentials"),
+        (&[("authorization", "Basic dXNlcjpwYXNz")], "missing_credentials"),
+        (&[("authorization", "Bearer ")], "missing_credentials"),
+        (&[("authorization", &bearer), ("authorization", &bearer)], "invalid_token"),
+        (&[("authorization", &bearer), ("x-api-key", "blst_x")], "invalid_token"),
+        (&[("x-api-key", &bearer)], "invalid_token"),
+        (&[("x-api-key", "blst_0000000000000000_00")], "invalid_token"),
+    ];
+    for (headers, code) in cases {
+        let mut request = app.anonymous().request(reqwest::Method::GET, "/v1/me");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        app.anonymous().send(request).await.problem(401, code);
+    }
+    let lower = app
+        .anonymous()
+        .request(reqwest::Method::GET, "/v1/me")
+        .header("authorization", format!("bearer {}", user.token()));
+    app.anonymous().send(lower).await.expect(200);
+}
+
+#[tokio::test]
+async fn the_published_keys_verify_our_tokens() {
+    let app = TestApp::start().await;
+    let jwks = app.anonymous().get("/.well-known/jwks.json").await.expect(200).json();
+    let key = &jwks["keys"][0];
+    assert_eq!(
+        (key["kty"].as_str(), key["crv"].as_str(), key["alg"].as_str()),
+        (Some("OKP"), Some("Ed25519"), Some("EdDSA"))
+    );
+    let user = app.user().await;
+    let (text, signature) = user.token().rsplit_once('.').unwrap();
+    let public = B64.decode(key["x"].as_str().unwrap()).unwrap();
+    let public = aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, public);
+    public.verify(text.as_bytes(), &B64.decode(signature).unwrap()).unwrap();
+}
