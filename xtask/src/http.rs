@@ -2,14 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A stream of the simulated engine takes a few seconds, with silences far below this.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-const MAX_ANSWER: u64 = 4 * 1024 * 1024;
+const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
 /// What came back.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: String,
     pub(crate) body: String,
+    /// When each piece of it came, since the request was sent.
+    pub(crate) pieces: Vec<Duration>,
 }
 
 /// `GET path` on 127.0.0.1.
@@ -46,9 +48,18 @@ pub(crate) fn request(
         head.push_str(&["content-type: application/json\r\ncontent-length: ", &length, "\r\n"].concat());
     }
     stream.write_all([&head, "\r\n", body].concat().as_bytes()).context("cannot send the request")?;
-    let mut bytes = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut bytes).context("the answer broke off")?;
-    parse(&bytes)
+    let sent = Instant::now();
+    let (mut bytes, mut pieces) = (Vec::new(), Vec::new());
+    let mut piece = [0; 16 * 1024];
+    while bytes.len() < MAX_ANSWER {
+        let read = stream.read(&mut piece).context("the answer broke off")?;
+        if read == 0 {
+            break;
+        }
+        bytes.extend_from_slice(&piece[..read]);
+        pieces.push(sent.elapsed());
+    }
+    Ok(Answer { pieces, ..parse(&bytes)? })
 }
 
 fn parse(bytes: &[u8]) -> Result<Answer> {
@@ -58,7 +69,7 @@ fn parse(bytes: &[u8]) -> Result<Answer> {
     let headers = headers.to_ascii_lowercase();
     let body =
         if headers.contains("\r\ntransfer-encoding: chunked") { unchunk(body) } else { body.to_owned() };
-    Ok(Answer { status, headers, body })
+    Ok(Answer { status, headers, body, pieces: Vec::new() })
 }
 
 fn unchunk(mut rest: &str) -> String {
@@ -79,6 +90,20 @@ pub(crate) fn string_field(json: &str, name: &str) -> Option<String> {
     (!value.contains('\\')).then(|| value.to_owned())
 }
 
+/// The largest number in a field of this name.
+pub(crate) fn max_number_field(json: &str, name: &str) -> Option<u64> {
+    let number = |rest: &str| {
+        let digits: String =
+            rest.trim_start().strip_prefix(':')?.trim_start().chars().map_while(digit).collect();
+        digits.parse().ok()
+    };
+    json.split(&format!("\"{name}\"")).skip(1).filter_map(number).max()
+}
+
+fn digit(c: char) -> Option<char> {
+    c.is_ascii_digit().then_some(c)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,5 +121,7 @@ mod tests {
         assert_eq!(string_field(json, "b").as_deref(), Some("two words"));
         assert_eq!(string_field(json, "a").as_deref(), Some("1"));
         assert_eq!(string_field(json, "c"), None);
+        assert_eq!(max_number_field(r#"[{"n": 3}, {"n":12,"m":99}]"#, "n"), Some(12));
+        assert_eq!(max_number_field(json, "d"), None);
     }
 }

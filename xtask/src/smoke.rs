@@ -1,4 +1,5 @@
-//! The main job of the stack, tried on a running API: log in, stream a completion, have a job run.
+//! The main job of the stack, tried on a running API: log in, stream a completion token by token, find it in the usage,
+//! have a job run.
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,8 @@ use crate::interrupts;
 use crate::ui::Ui;
 
 const JOB_TIMEOUT: Duration = Duration::from_secs(30);
+/// Usage is written after the answer, not before it.
+const USAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The seeded account, as `ballast seed --json` prints it.
 #[derive(Debug)]
@@ -28,6 +31,7 @@ impl Demo {
 
 /// Tries the API on this port of 127.0.0.1.
 pub(crate) fn run(port: u16, demo: &Demo, ui: &Ui) -> Result<()> {
+    expect(http::get(port, "/readyz")?, 200, "/readyz")?;
     let refused = post(port, "/v1/chat/completions", None, &chat(false))?;
     ensure!(
         refused.status == 401,
@@ -41,29 +45,64 @@ pub(crate) fn run(port: u16, demo: &Demo, ui: &Ui) -> Result<()> {
         string_field(&login.body, "access_token").context("the login answers without access_token")?;
     ui.step("login: a token");
 
-    let stream = expect(post(port, "/v1/chat/completions", Some(&token), &chat(true))?, 200, "the stream")?;
-    let events = stream.body.lines().filter(|line| line.starts_with("data:")).count();
-    ensure!(
-        stream.headers.contains("content-type: text/event-stream"),
-        "not an event stream:\n{}",
-        stream.headers
-    );
-    ensure!(events > 2 && stream.body.contains("data: [DONE]"), "not a whole stream:\n{}", stream.body);
-    ui.step(&format!("stream: {events} events"));
+    stream(port, &token, ui)?;
 
     let with_key = post(port, "/v1/chat/completions", Some(&demo.api_key), &chat(false))?;
     expect(with_key, 200, "a completion with the API key")?;
     ui.step("completion with the API key");
 
+    usage(port, &token, ui)?;
+    job(port, &token, ui)
+}
+
+/// Every event comes when the engine sends it: a proxy that collects them would deliver all at once.
+fn stream(port: u16, token: &str, ui: &Ui) -> Result<()> {
+    let answer = expect(post(port, "/v1/chat/completions", Some(token), &chat(true))?, 200, "the stream")?;
+    let events = answer.body.lines().filter(|line| line.starts_with("data:")).count();
+    ensure!(
+        answer.headers.contains("content-type: text/event-stream"),
+        "not an event stream:\n{}",
+        answer.headers
+    );
+    ensure!(events > 2 && answer.body.contains("data: [DONE]"), "not a whole stream:\n{}", answer.body);
+    let (first, last) = (answer.pieces[0], *answer.pieces.last().expect("an answer has a piece"));
+    ensure!(
+        answer.pieces.len() > events / 2 && first < last / 2,
+        "not token by token: {events} events in {} pieces, the first after {first:?}, the last after {last:?}",
+        answer.pieces.len()
+    );
+    ui.step(&format!(
+        "stream: {events} events in {} pieces, the first after {} ms, the last after {} ms",
+        answer.pieces.len(),
+        first.as_millis(),
+        last.as_millis()
+    ));
+    Ok(())
+}
+
+fn usage(port: u16, token: &str, ui: &Ui) -> Result<()> {
+    let deadline = Instant::now() + USAGE_TIMEOUT;
+    loop {
+        let shown = expect(get(port, "/v1/usage", token)?, 200, "the usage")?;
+        let counted = |name| http::max_number_field(&shown.body, name).unwrap_or(0);
+        let (requests, tokens) = (counted("requests"), counted("completion_tokens"));
+        if requests > 0 && tokens > 0 {
+            ui.step(&format!("usage: {requests} requests, {tokens} completion tokens"));
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "the usage does not show the stream: {}", shown.body);
+        interrupts::check()?;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn job(port: u16, token: &str, ui: &Ui) -> Result<()> {
     let job = r#"{"kind":"echo","args":{"message":"smoke"}}"#;
-    let accepted = expect(post(port, "/v1/jobs", Some(&token), job)?, 202, "the job")?;
+    let accepted = expect(post(port, "/v1/jobs", Some(token), job)?, 202, "the job")?;
     let id = string_field(&accepted.body, "id").context("the job has no id")?;
     let deadline = Instant::now() + JOB_TIMEOUT;
     loop {
-        let path = format!("/v1/jobs/{id}");
-        let bearer = format!("Bearer {token}");
-        let shown = http::request(port, "GET", &path, &[("authorization", &bearer)], "")?;
-        let shown = expect(shown, 200, "the job's state")?;
+        let shown = expect(get(port, &format!("/v1/jobs/{id}"), token)?, 200, "the job's state")?;
         match string_field(&shown.body, "state").as_deref() {
             Some("completed") => break,
             _ if Instant::now() > deadline => bail!("the job was not run: {}", shown.body),
@@ -79,6 +118,11 @@ fn chat(stream: bool) -> String {
     format!(
         r#"{{"model":"sim-small","stream":{stream},"messages":[{{"role":"user","content":"Smoke test"}}]}}"#
     )
+}
+
+fn get(port: u16, path: &str, token: &str) -> Result<Answer> {
+    let bearer = format!("Bearer {token}");
+    http::request(port, "GET", path, &[("authorization", &bearer)], "").with_context(|| format!("GET {path}"))
 }
 
 fn post(port: u16, path: &str, token: Option<&str>, body: &str) -> Result<Answer> {
