@@ -1,0 +1,267 @@
+//! The one guard of a request to the engine: whatever ends it, this accounts for it.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use db::usage::UsageEvent;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    Ai, Outcome, Protocol, engine::ENGINE, failure::Fault, request::Call, reservation::Reservation,
+    usage::Usage,
+};
+use crate::admission::Caller;
+
+/// A request to the engine that is not over. Ends as [`Outcome::ClientAbort`] when dropped without another word: the handler,
+/// or the answer's body, is dropped when the client leaves.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    ai: Ai,
+    reservation: Reservation,
+    protocol: Protocol,
+    user_id: Uuid,
+    api_key_id: Option<Uuid>,
+    request_id: Arc<str>,
+    model: Box<str>,
+    prompt_estimate: u64,
+    started: Instant,
+    first_event: Option<Instant>,
+    last_event: Option<Instant>,
+    events: u64,
+    usage: Option<Usage>,
+    over: bool,
+}
+
+impl InFlight {
+    pub(super) fn begin(
+        ai: &Ai,
+        protocol: Protocol,
+        caller: &Caller,
+        call: &Call,
+        reservation: Reservation,
+        started: Instant,
+    ) -> Self {
+        ai.open_requests().enter(protocol);
+        Self {
+            ai: ai.clone(),
+            reservation,
+            protocol,
+            user_id: caller.user_id,
+            api_key_id: caller.api_key_id,
+            request_id: caller.request_id.clone(),
+            model: call.model.clone(),
+            prompt_estimate: call.prompt_tokens,
+            started,
+            first_event: None,
+            last_event: None,
+            events: 0,
+            usage: None,
+            over: false,
+        }
+    }
+
+    /// An event with data arrived.
+    pub(super) fn event(&mut self, now: Instant) {
+        self.first_event.get_or_insert(now);
+        self.last_event = Some(now);
+        self.events += 1;
+    }
+
+    /// The request's id.
+    pub(super) fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// When the request began.
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The engine told what was used. The last word counts: some engines repeat it with every event.
+    pub(super) fn report(&mut self, usage: Usage) {
+        self.usage = Some(usage);
+    }
+
+    /// See [`Reservation::renew`].
+    pub(super) fn renew(&self) {
+        self.reservation.renew();
+    }
+
+    /// See [`Reservation::is_revoked`].
+    pub(super) fn is_revoked(&self) -> bool {
+        self.reservation.is_revoked()
+    }
+
+    /// It is over: accounts for it and gives the permit back. Only the first call counts.
+    ///
+    /// Called before the client can see the end of its answer, so that a client that then asks for its usage finds it.
+    pub(super) fn end(&mut self, outcome: Outcome) {
+        if std::mem::replace(&mut self.over, true) {
+            return;
+        }
+        let took = self.started.elapsed();
+        let first = self.first_event.map(|at| at.duration_since(self.started));
+        let (used, estimated) = self.count(outcome);
+        self.reservation.used(used.prompt + used.completion);
+        self.reservation.settle();
+        self.metrics(outcome, took, first, used);
+        tracing::info!(
+            request_id = %self.request_id,
+            operation = self.protocol.operation(),
+            model = %self.model,
+            outcome = outcome.as_str(),
+            prompt_tokens = used.prompt,
+            completion_tokens = used.completion,
+            estimated,
+            duration_ms = took.as_millis() as u64,
+            first_token_ms = first.map(|first| first.as_millis() as u64),
+            "ai request ended"
+        );
+        self.ai.accounting().record(UsageEvent {
+            occurred_at: self.ai.clock().now(),
+            user_id: self.user_id,
+            api_key_id: self.api_key_id,
+            request_id: self.request_id.to_string(),
+            route: self.protocol.route().to_owned(),
+            model: self.model.to_string(),
+            engine: ENGINE.to_owned(),
+            prompt_tokens: used.prompt as i64,
+            completion_tokens: used.completion as i64,
+            estimated,
+            outcome: outcome.as_str(),
+            first_token_ms: first.map(millis),
+            duration_ms: millis(took),
+        });
+    }
+
+    /// True after [`Self::end`].
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// It failed: as [`Self::end`], with the cause in the log.
+    pub(super) fn fail(&mut self, fault: &Fault) {
+        if !self.over {
+            fault.record();
+            tracing::warn!(request_id = %self.request_id, fault = %fault.code(), cause = fault.cause(), "ai request failed");
+        }
+        self.end(fault.outcome());
+    }
+
+    /// What it cost, and whether that is only our estimate.
+    fn count(&self, outcome: Outcome) -> (Usage, bool) {
+        match self.usage {
+            Some(usage) => (usage, false),
+            // An engine that failed before it said anything charges nothing.
+            None if outcome == Outcome::EngineError && self.events == 0 => {
+                (Usage { prompt: 0, completion: 0 }, true)
+            }
+            // An event is about a token.
+            None => (Usage { prompt: self.prompt_estimate, completion: self.events }, true),
+        }
+    }
+
+    /// OpenTelemetry's names for generative AI clients, <https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/>,
+    /// as Prometheus writes them. Never by user: that would be a time series each.
+    fn metrics(&self, outcome: Outcome, took: Duration, first: Option<Duration>, used: Usage) {
+        let labels = [
+            ("gen_ai_operation_name", self.protocol.operation().to_owned()),
+            ("gen_ai_request_model", self.ai.models().label(&self.model, outcome == Outcome::Ok)),
+            ("engine", ENGINE.to_owned()),
+            ("outcome", outcome.as_str().to_owned()),
+        ];
+        metrics::histogram!("gen_ai_client_operation_duration_seconds", &labels).record(took);
+        let labels = &labels[..3];
+        if let Some(first) = first {
+            metrics::histogram!("gen_ai_client_time_to_first_chunk_seconds", labels).record(first);
+        }
+        if let (Some(first), Some(last), 2..) = (self.first_event, self.last_event, self.events) {
+            let per_chunk = last.duration_since(first).as_secs_f64() / (self.events - 1) as f64;
+            metrics::histogram!("gen_ai_client_time_per_output_chunk_seconds", labels).record(per_chunk);
+        }
+        for (kind, tokens) in [("input", used.prompt), ("output", used.completion)] {
+            let mut labels = labels.to_vec();
+            labels.push(("gen_ai_token_type", kind.to_owned()));
+            metrics::counter!("gen_ai_client_token_usage_total", &labels).increment(tokens);
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.end(Outcome::ClientAbort);
+        self.ai.open_requests().leave(self.protocol);
+    }
+}
+
+fn millis(duration: Duration) -> i32 {
+    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
+}
+
+/// How many requests to the engine are open.
+#[derive(Debug, Default)]
+pub(super) struct OpenRequests(AtomicUsize);
+
+impl OpenRequests {
+    pub(super) fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn enter(&self, protocol: Protocol) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        metrics::gauge!("ai_requests_open", "operation" => protocol.operation()).increment(1);
+    }
+
+    fn leave(&self, protocol: Protocol) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+        metrics::gauge!("ai_requests_open", "operation" => protocol.operation()).decrement(1);
+    }
+}
+
+/// Names of models that may become metric labels. A client may ask for any name, and each would be a time series for ever:
+/// only names that the engine answered to are used, and only so many.
+#[derive(Debug, Default)]
+pub(super) struct Models(RwLock<HashSet<Box<str>>>);
+
+impl Models {
+    const MANY: usize = 64;
+
+    fn label(&self, model: &str, answered: bool) -> String {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(model) {
+            return model.to_owned();
+        }
+        let full = known.len() >= Self::MANY;
+        drop(known);
+        if answered && !full && !model.is_empty() {
+            self.0.write().unwrap_or_else(PoisonError::into_inner).insert(model.into());
+            return model.to_owned();
+        }
+        "other".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invented_models_do_not_become_labels() {
+        let models = Models::default();
+        assert_eq!(models.label("invented", false), "other");
+        assert_eq!(models.label("real", true), "real");
+        assert_eq!(models.label("real", false), "real");
+        for i in 0..200 {
+            models.label(&format!("m{i}"), true);
+        }
+        assert_eq!(models.0.read().unwrap().len(), Models::MANY);
+        assert_eq!(models.label("late", true), "other");
+    }
+}

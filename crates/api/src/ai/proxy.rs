@@ -1,0 +1,223 @@
+//! The way of a request through the proxy, the same for all routes.
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    response::Response,
+};
+use bytes::Bytes;
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use limits::Admitted;
+use runtime::Phase;
+use sse::RelayBody;
+use tokio::time::Instant;
+
+use super::{
+    Ai, Inner, Outcome, Protocol,
+    engine::{Answer, Want},
+    failure::{Failure, Fault},
+    headers,
+    in_flight::InFlight,
+    request::Call,
+    reservation::{RENEWAL, Reservation},
+    source::{Opening, Source},
+    usage::Report,
+    watch::StreamWatch,
+};
+use crate::{Error, admission::Pending};
+
+/// The scope that an API key needs for AI routes.
+pub(super) const SCOPE: &str = "ai";
+
+/// Forwards a request with a body to `path` below the engine's base URL.
+pub(super) async fn forward<'a>(
+    ai: &Ai,
+    protocol: Protocol,
+    path: impl IntoIterator<Item = &'a str>,
+    pending: Pending,
+    request: Request,
+) -> Result<Response, Failure> {
+    let started = Instant::now();
+    let (parts, body) = request.into_parts();
+    let body = read_body(&parts.headers, body, ai.inner.config.max_body_bytes).await?;
+    let mut call = Call::parse(protocol, &body)?;
+    let (request, admitted) = admit(ai, protocol, pending, &call, started).await?;
+    let want = match protocol {
+        _ if call.stream => Want::Stream,
+        Protocol::Passthrough if accepts_stream(&parts.headers) => Want::Stream,
+        Protocol::Passthrough => Want::Either,
+        _ => Want::Json,
+    };
+    let engine = ai.inner.engine.clone();
+    let body = std::mem::take(&mut call.body);
+    let to_engine = engine.request(Method::POST, path, &parts.headers, request.request_id(), body);
+    let answering = async move { engine.call(to_engine, want).await };
+    let mut response = if want == Want::Stream {
+        streamed(ai, protocol, call.strip_usage, request, answering).await?
+    } else {
+        whole(ai, protocol, request, answering).await?
+    };
+    headers::rate_limits(response.headers_mut(), &admitted);
+    Ok(response)
+}
+
+/// Asks the engine for a document that costs no tokens.
+pub(super) async fn fetch<'a>(
+    ai: &Ai,
+    path: impl IntoIterator<Item = &'a str>,
+    headers: &HeaderMap,
+    request_id: &str,
+) -> Result<Response, Failure> {
+    let engine = &ai.inner.engine;
+    let request = engine.request(Method::GET, path, headers, request_id, Bytes::new());
+    match engine.call(request, Want::Json).await? {
+        Answer::Whole { content_type, body } => Ok(document(content_type, body)),
+        Answer::Stream(_) => Err(Fault::Unexpected("it is an event stream").into()),
+    }
+}
+
+/// The segments of a path that came from a client; `None` when it tries to leave its place.
+pub(super) fn segments(path: &str) -> Option<impl Iterator<Item = &str>> {
+    let fine = |segment: &str| !matches!(segment, "." | "..") && !segment.chars().any(char::is_control);
+    let trimmed = path.trim_end_matches('/');
+    trimmed.split('/').all(fine).then(|| trimmed.split('/').filter(|segment| !segment.is_empty()))
+}
+
+/// Passes the request by the limits, with one round trip. What they took is in the guard from the start.
+async fn admit(
+    ai: &Ai,
+    protocol: Protocol,
+    pending: Pending,
+    call: &Call,
+    started: Instant,
+) -> Result<(InFlight, Admitted), Failure> {
+    let mut reservation = Reservation::new(ai.inner.limiter.clone(), ai.inner.lifecycle.clone());
+    let decided = pending.admit(|admission, caller| {
+        reservation.add_to(admission, caller, call.prompt_tokens, call.completion_limit);
+    });
+    // A big future that is soon over: not part of the one that waits for the engine.
+    let decided = Box::pin(decided).await;
+    let (caller, admitted) = match decided {
+        Ok(decided) => decided,
+        Err(error) => {
+            reservation.refused();
+            return Err(error.into());
+        }
+    };
+    reservation.admitted();
+    caller.require_scope(SCOPE)?;
+    Ok((InFlight::begin(ai, protocol, &caller, call, reservation, started), admitted))
+}
+
+/// Answers with an event stream. Its head waits for the engine's first event, but not for long.
+async fn streamed(
+    ai: &Ai,
+    protocol: Protocol,
+    strip_usage: bool,
+    mut request: InFlight,
+    answering: impl Future<Output = Result<Answer, Fault>> + Send + 'static,
+) -> Result<Response, Failure> {
+    let Inner { config, lifecycle, .. } = &*ai.inner;
+    // One allocation per stream: the call may have to go on inside the body.
+    let mut opening: Opening = Box::pin(answering);
+    let source = tokio::select! {
+        answer = &mut opening => match answer {
+            Ok(Answer::Stream(opened)) => Source::open(opened),
+            Ok(Answer::Whole { .. }) => return Err(failed(&mut request, Fault::Unexpected("it is not an event stream"))),
+            Err(fault) => return Err(failed(&mut request, fault)),
+        },
+        () = tokio::time::sleep(config.header_hold) => Source::Opening(opening),
+        () = lifecycle.reached(Phase::LastCall) => return Err(failed(&mut request, Fault::ShuttingDown)),
+    };
+    let watch = StreamWatch::new(request, protocol, strip_usage, config, lifecycle);
+    let mut response = Response::new(Body::new(RelayBody::new(source, watch)));
+    headers::event_stream(response.headers_mut());
+    Ok(response)
+}
+
+/// Answers with a document, or with a stream where the engine decides.
+async fn whole(
+    ai: &Ai,
+    protocol: Protocol,
+    mut request: InFlight,
+    answering: impl Future<Output = Result<Answer, Fault>> + Send,
+) -> Result<Response, Failure> {
+    let Inner { config, lifecycle, .. } = &*ai.inner;
+    let mut answering = std::pin::pin!(answering);
+    let mut renewal = tokio::time::interval_at(Instant::now() + RENEWAL, RENEWAL);
+    let answer = loop {
+        tokio::select! {
+            answer = &mut answering => break answer,
+            _ = renewal.tick() => request.renew(),
+            () = lifecycle.reached(Phase::LastCall) => break Err(Fault::ShuttingDown),
+        }
+        if request.is_revoked() {
+            break Err(Fault::Revoked);
+        }
+    };
+    match answer {
+        Ok(Answer::Whole { content_type, body }) => {
+            if let Some(usage) = Report::parse(&body).ok().and_then(|report| report.usage()) {
+                request.report(usage);
+            }
+            request.end(Outcome::Ok);
+            Ok(document(content_type, body))
+        }
+        Ok(Answer::Stream(opened)) => {
+            let watch = StreamWatch::new(request, protocol, false, config, lifecycle);
+            let mut response = Response::new(Body::new(RelayBody::new(Source::open(opened), watch)));
+            headers::event_stream(response.headers_mut());
+            Ok(response)
+        }
+        Err(fault) => Err(failed(&mut request, fault)),
+    }
+}
+
+fn failed(request: &mut InFlight, fault: Fault) -> Failure {
+    request.fail(&fault);
+    fault.into()
+}
+
+/// A JSON document of the engine.
+fn document(content_type: HeaderValue, body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+fn accepts_stream(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/event-stream"))
+}
+
+/// Reads a request's body: JSON, not compressed, not too long.
+async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Error> {
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        let detail = "Compressed request bodies are not accepted.";
+        return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail));
+    }
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim();
+    if !media_type.eq_ignore_ascii_case("application/json") {
+        let detail = "The body must be JSON, with `Content-Type: application/json`.";
+        return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+    }
+    let too_large = || {
+        let detail = format!("The body is larger than this route accepts, which is {limit} bytes.");
+        Error::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+    };
+    // Told by its length, a body that is too long is refused before any of it is read.
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
+    match Limited::new(body, limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(_) => {
+            let detail = "The body did not arrive completely.";
+            Err(Error::new(StatusCode::REQUEST_TIMEOUT, "body_incomplete", detail))
+        }
+    }
+}

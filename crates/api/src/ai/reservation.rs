@@ -1,0 +1,173 @@
+//! What a request holds of the limits, from admission to its end.
+
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use limits::{Admission, Charge, Decision, Limiter, Permit, Policy, Settlement};
+use runtime::Lifecycle;
+use uuid::Uuid;
+
+use crate::admission::Caller;
+
+/// What an answer without a limit of its own is taken to cost, and the most that is reserved for one with a limit. The
+/// difference is settled at the end.
+const COMPLETION_CAP: u64 = 1_024;
+/// How long a permit is good. Renewed three times as often, so that one lost renewal does no harm; when the process dies the
+/// permit ends by itself.
+const LEASE: Duration = Duration::from_secs(60);
+/// How often a permit is renewed, and the session looked at.
+pub(super) const RENEWAL: Duration = Duration::from_secs(20);
+
+/// Tokens and a permit that are taken. Gives back what is not used, and the permit, when dropped, wherever the request ended.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    limiter: Limiter,
+    lifecycle: Lifecycle,
+    /// Set when admission begins: from then on there may be something to give back, even if its answer is never read.
+    taken: OnceLock<Taken>,
+    admitted: bool,
+    used: u64,
+    revoked: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct Taken {
+    permit: Permit,
+    /// Charges in tokens; all have the same cost.
+    tokens: [Charge; 2],
+    session: Option<(Uuid, i64)>,
+}
+
+impl Reservation {
+    pub(super) fn new(limiter: Limiter, lifecycle: Lifecycle) -> Self {
+        Self { limiter, lifecycle, taken: OnceLock::new(), admitted: false, used: 0, revoked: Arc::default() }
+    }
+
+    /// Adds to an admission what this request takes: one request, its tokens by the minute and by the day, and a permit.
+    pub(super) fn add_to(
+        &self,
+        admission: &mut Admission,
+        caller: &Caller,
+        prompt_tokens: u64,
+        completion_limit: Option<u64>,
+    ) {
+        let policies = self.limiter.policies();
+        let requests = charge(caller, &policies.ai_requests, 1);
+        let (rate, daily) = (caller.rate(&policies.ai_tokens), caller.rate(&policies.ai_tokens_daily));
+        let smallest = rate.rate.limit.min(daily.rate.limit);
+        let cost = reserve(prompt_tokens, completion_limit, smallest);
+        let tokens =
+            [charge(caller, &policies.ai_tokens, cost), charge(caller, &policies.ai_tokens_daily, cost)];
+        let permit = Permit {
+            subject: format!("user:{}", caller.user_id),
+            // Not the request's id: that one the client may choose, and use twice.
+            id: Uuid::now_v7().simple().to_string(),
+            limit: policies.concurrent_streams,
+            lease: LEASE,
+        };
+        for charge in [&requests, &tokens[0], &tokens[1]] {
+            admission.charge(&charge.policy, charge.subject.as_str(), charge.cost);
+        }
+        let session = caller.session_id.map(|id| (id, caller.issued_at));
+        // Asked a second time (an API key's record had to be loaded), the first answer took nothing: the id is used again.
+        let taken = self.taken.get_or_init(|| Taken { permit, tokens, session });
+        admission.permit(taken.permit.clone());
+    }
+
+    /// The limits said yes.
+    pub(super) fn admitted(&mut self) {
+        self.admitted = true;
+    }
+
+    /// The limits said no: there is nothing to give back.
+    pub(super) fn refused(&mut self) {
+        self.taken.take();
+    }
+
+    /// So many tokens were used in the end.
+    pub(super) fn used(&mut self, tokens: u64) {
+        self.used = tokens;
+    }
+
+    /// Prolongs the permit, and asks whether the session was ended meanwhile; the answer is in [`Self::is_revoked`] soon.
+    pub(super) fn renew(&self) {
+        let Some(taken) = self.taken.get() else { return };
+        let (limiter, permit, session) = (self.limiter.clone(), taken.permit.clone(), taken.session);
+        let revoked = self.revoked.clone();
+        self.lifecycle.spawn_task(async move {
+            limiter.renew(&permit).await;
+            if let Some((session, issued_at)) = session {
+                let mut admission = Admission::default();
+                admission.unless_revoked(format!("session:{session}"), issued_at);
+                if matches!(limiter.admit(&admission).await, Decision::Revoked) {
+                    revoked.store(true, Ordering::Relaxed);
+                }
+            }
+        });
+    }
+
+    /// True when the session was found ended.
+    pub(super) fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Relaxed)
+    }
+
+    /// Gives back now what would be given back at the drop.
+    pub(super) fn settle(&mut self) {
+        let Some(taken) = self.taken.take() else { return };
+        let mut settlement = Settlement { permit: Some(taken.permit), ..Settlement::default() };
+        // Without an answer to the admission it is not known whether anything was charged, so nothing is given back.
+        if self.admitted {
+            let used = i64::try_from(self.used).unwrap_or(i64::MAX);
+            settlement.corrections =
+                taken.tokens.map(|charge| (charge.clone(), used.saturating_sub(charge.cost as i64))).to_vec();
+        }
+        // Outside a runtime (its very end) the lease has to do.
+        if tokio::runtime::Handle::try_current().is_ok() {
+            let limiter = self.limiter.clone();
+            self.lifecycle.spawn_task(async move { limiter.settle(&settlement).await });
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}
+
+/// A charge on the caller's bucket: the user's, or the API key's own where the key has a limit of its own.
+fn charge(caller: &Caller, policy: &Policy, cost: u64) -> Charge {
+    match (caller.rate(policy), caller.api_key_id) {
+        (Cow::Owned(policy), Some(key)) => Charge { policy, subject: format!("key:{key}"), cost },
+        (policy, _) => {
+            Charge { policy: policy.into_owned(), subject: format!("user:{}", caller.user_id), cost }
+        }
+    }
+}
+
+/// How many tokens to reserve. A limit smaller than the usual reservation must not lock its owner out: then all of it is
+/// reserved. A prompt that alone is larger can never pass.
+fn reserve(prompt: u64, completion_limit: Option<u64>, smallest_limit: u64) -> u64 {
+    let completion = completion_limit.unwrap_or(COMPLETION_CAP).min(COMPLETION_CAP);
+    prompt.max(prompt.saturating_add(completion).min(smallest_limit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_reserved_covers_the_answer_but_locks_nobody_out() {
+        assert_eq!(reserve(10, Some(5), 1_000), 15);
+        assert_eq!(reserve(10, None, 100_000), 10 + COMPLETION_CAP);
+        assert_eq!(reserve(10, Some(1_000_000), 100_000), 10 + COMPLETION_CAP);
+        assert_eq!(reserve(10, None, 100), 100, "a small limit");
+        assert_eq!(reserve(200, None, 100), 200, "refused, and rightly");
+    }
+}

@@ -1,0 +1,32 @@
+//! `POST /v1/chat/completions`.
+
+use axum::{
+    extract::{Request, State},
+    response::Response,
+};
+
+use super::OpenAiError;
+use crate::{
+    AppState,
+    admission::Pending,
+    ai::{Protocol, failure::Failure, proxy},
+};
+
+/// Chat completions, in one piece or as an event stream (`"stream": true`), as in the OpenAI API.
+///
+/// The body goes to the engine as it is. A stream is forwarded event by event as it comes; after it has begun, an error is its
+/// last event (`data: {"error": ...}`) and no `[DONE]` follows.
+#[utoipa::path(post, path = "/v1/chat/completions", tag = "ai", security(("bearer" = []), ("api_key" = [])),
+    request_body(content = Value, example = json!({"model": "sim-small", "stream": true,
+        "messages": [{"role": "user", "content": "Hello!"}]})),
+    responses((status = 200, body = Value, description = "JSON, or `text/event-stream`"),
+              (status = 400, body = OpenAiError), (status = 401, body = OpenAiError), (status = 413, body = OpenAiError),
+              (status = 429, body = OpenAiError), (status = 502, body = OpenAiError), (status = 503, body = OpenAiError),
+              (status = 504, body = OpenAiError)))]
+pub(super) async fn chat_completions(
+    State(state): State<AppState>,
+    pending: Pending,
+    request: Request,
+) -> Result<Response, Failure> {
+    proxy::forward(&state.ai, Protocol::Chat, ["chat", "completions"], pending, request).await
+}

@@ -1,0 +1,27 @@
+//! `POST /v1/embeddings`.
+
+use axum::{
+    extract::{Request, State},
+    response::Response,
+};
+
+use super::OpenAiError;
+use crate::{
+    AppState,
+    admission::Pending,
+    ai::{Protocol, failure::Failure, proxy},
+};
+
+/// Embeddings, as in the OpenAI API.
+#[utoipa::path(post, path = "/v1/embeddings", tag = "ai", security(("bearer" = []), ("api_key" = [])),
+    request_body(content = Value, example = json!({"model": "sim-embedding", "input": "Hello!"})),
+    responses((status = 200, body = Value), (status = 400, body = OpenAiError), (status = 401, body = OpenAiError),
+              (status = 413, body = OpenAiError), (status = 429, body = OpenAiError), (status = 502, body = OpenAiError),
+              (status = 503, body = OpenAiError), (status = 504, body = OpenAiError)))]
+pub(super) async fn embeddings(
+    State(state): State<AppState>,
+    pending: Pending,
+    request: Request,
+) -> Result<Response, Failure> {
+    proxy::forward(&state.ai, Protocol::Embeddings, ["embeddings"], pending, request).await
+}

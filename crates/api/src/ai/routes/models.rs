@@ -1,0 +1,45 @@
+//! `GET /v1/models` and `GET /v1/models/{id}`.
+
+use axum::{extract::State, http::HeaderMap, response::Response};
+
+use super::OpenAiError;
+use crate::{
+    AppState, Error,
+    admission::Caller,
+    ai::{Ai, failure::Failure, proxy},
+    extract::Path,
+};
+
+/// The engine's models.
+#[utoipa::path(get, path = "/v1/models", tag = "ai", security(("bearer" = []), ("api_key" = [])),
+    responses((status = 200, body = Value), (status = 401, body = OpenAiError), (status = 429, body = OpenAiError),
+              (status = 502, body = OpenAiError), (status = 503, body = OpenAiError), (status = 504, body = OpenAiError)))]
+pub(super) async fn list(
+    State(state): State<AppState>,
+    caller: Caller,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    ask(&state.ai, &caller, &headers, "").await
+}
+
+/// One of the engine's models. The id may contain slashes.
+#[utoipa::path(get, path = "/v1/models/{*id}", tag = "ai", security(("bearer" = []), ("api_key" = [])),
+    params(("id" = String, Path, description = "Name of the model")),
+    responses((status = 200, body = Value), (status = 401, body = OpenAiError), (status = 404, body = OpenAiError),
+              (status = 429, body = OpenAiError), (status = 502, body = OpenAiError), (status = 503, body = OpenAiError),
+              (status = 504, body = OpenAiError)))]
+pub(super) async fn get(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    ask(&state.ai, &caller, &headers, &id).await
+}
+
+async fn ask(ai: &Ai, caller: &Caller, headers: &HeaderMap, id: &str) -> Result<Response, Failure> {
+    caller.require_scope(proxy::SCOPE)?;
+    let id = proxy::segments(id).ok_or_else(Error::not_found)?;
+    let path = std::iter::once("models").chain(id);
+    proxy::fetch(ai, path, headers, &caller.request_id).await
+}

@@ -1,0 +1,30 @@
+//! `POST /v1/responses`.
+
+use axum::{
+    extract::{Request, State},
+    response::Response,
+};
+
+use super::OpenAiError;
+use crate::{
+    AppState,
+    admission::Pending,
+    ai::{Protocol, failure::Failure, proxy},
+};
+
+/// Responses, in one piece or as an event stream (`"stream": true`), as in the OpenAI API.
+///
+/// The body goes to the engine as it is. After a stream has begun, an error is its last event (`event: error`).
+#[utoipa::path(post, path = "/v1/responses", tag = "ai", security(("bearer" = []), ("api_key" = [])),
+    request_body(content = Value, example = json!({"model": "sim-small", "stream": true, "input": "Hello!"})),
+    responses((status = 200, body = Value, description = "JSON, or `text/event-stream`"),
+              (status = 400, body = OpenAiError), (status = 401, body = OpenAiError), (status = 413, body = OpenAiError),
+              (status = 429, body = OpenAiError), (status = 502, body = OpenAiError), (status = 503, body = OpenAiError),
+              (status = 504, body = OpenAiError)))]
+pub(super) async fn responses(
+    State(state): State<AppState>,
+    pending: Pending,
+    request: Request,
+) -> Result<Response, Failure> {
+    proxy::forward(&state.ai, Protocol::Responses, ["responses"], pending, request).await
+}
