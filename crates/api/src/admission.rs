@@ -166,7 +166,7 @@ impl Pending {
                 Decision::RecordMissing => known = Some(self.load_record(key).await?),
                 // Redis is out and the process does not know the key.
                 Decision::Admitted(a) if etag.is_empty() && a.local => {
-                    known = Some(self.load_record(key).await?)
+                    known = Some(self.load_record(key).await?);
                 }
                 _ if !opens => {
                     metrics::counter!("auth_refused_total", "reason" => "api key").increment(1);

@@ -39,6 +39,9 @@ pub fn resolve(trust: &TrustedProxy, peer: SocketAddr, headers: &HeaderMap) -> C
     ClientIp(client.unwrap_or(peer))
 }
 
+/// The warning about a header that does not count is for the operator, once.
+static TOLD: std::sync::Once = std::sync::Once::new();
+
 /// Railway's edge connects from 100.64.0.0/10 and names the client in one X-Real-IP.
 fn railway(peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
     let mut values = headers.get_all(X_REAL_IP).iter();
@@ -47,7 +50,6 @@ fn railway(peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
     if !from_edge {
         // Falling back in silence would put all users into one bucket.
         metrics::counter!("client_ip_untrusted_header_total").increment(1);
-        static TOLD: std::sync::Once = std::sync::Once::new();
         TOLD.call_once(|| {
             tracing::warn!(%peer, "X-Real-IP comes from a peer outside 100.64.0.0/10 and is ignored: is TRUSTED_PROXY=railway right?");
         });

@@ -20,6 +20,9 @@ const LOCK_KEY: i64 = 0x6261_6c6c_6173_7401;
 /// A failed migration.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
+    /// The server is older than what the migrations are written for.
+    #[error("Postgres {0} is too old: 14 or newer is needed")]
+    TooOld(String),
     /// The database cannot be reached.
     #[error("{0}")]
     Connect(String),
@@ -118,6 +121,14 @@ impl Migrations {
     /// Applies what is missing; waits for another migrator up to `patience`. Returns how many were applied.
     pub async fn up(&self, patience: Duration) -> Result<usize, MigrateError> {
         self.locked(patience, async |c| {
+            let (number, text): (i32, String) = sqlx::query_as(
+                "select current_setting('server_version_num')::int, current_setting('server_version')",
+            )
+            .fetch_one(&mut *c)
+            .await?;
+            if number < 140_000 {
+                return Err(MigrateError::TooOld(text));
+            }
             let before = applied(c).await?.len();
             migrator().run(&mut *c).await?;
             Ok(applied(c).await?.len() - before)

@@ -31,7 +31,7 @@ pub struct ApiKeySecret {
 impl ApiKeySecret {
     /// A new random key.
     pub fn generate() -> anyhow::Result<Self> {
-        let mut bytes = [0; (PUBLIC + SECRET) / 2];
+        let mut bytes = [0; PUBLIC / 2 + SECRET / 2];
         rand::fill(&mut bytes).map_err(|_| anyhow::anyhow!("the system gives no randomness"))?;
         let all = hex(&bytes);
         Ok(Self { public_id: all[..PUBLIC].to_owned(), secret: all[PUBLIC..].to_owned() })
@@ -85,7 +85,8 @@ impl ApiKeySecret {
     }
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
+/// Bytes as lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut out, b| {
         let _ = write!(out, "{b:02x}");

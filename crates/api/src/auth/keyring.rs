@@ -133,13 +133,12 @@ impl Keyring {
         }
         let hash: [u8; 32] =
             digest(&SHA256, token.as_bytes()).as_ref().try_into().expect("SHA-256 has 32 bytes");
-        let claims = match self.verified.get(&hash) {
-            Some(claims) => claims,
-            None => {
-                let claims = self.verify_signature(token)?;
-                self.verified.insert(hash, claims.clone());
-                claims
-            }
+        let claims = if let Some(claims) = self.verified.get(&hash) {
+            claims
+        } else {
+            let claims = self.verify_signature(token)?;
+            self.verified.insert(hash, claims.clone());
+            claims
         };
         let now = self.clock.now().timestamp();
         if now > claims.exp + LEEWAY {

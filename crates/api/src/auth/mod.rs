@@ -7,7 +7,7 @@ mod keyring;
 mod password;
 mod refresh;
 
-pub(crate) use api_key::hex;
+pub use api_key::hex;
 pub use api_key::{ApiKeySecret, KeyRecords, Record};
 pub(crate) use gate::Credential;
 pub use gate::{PUBLIC_ROUTES, gate};

@@ -1,5 +1,6 @@
 //! The routes: one file per endpoint.
 
+mod admin;
 pub mod api_keys;
 pub mod auth;
 pub mod jobs;
@@ -17,6 +18,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(root::root))
         .routes(routes!(jwks::jwks))
         .routes(routes!(me::me))
+        .merge(admin::router())
         .merge(auth::router())
         .merge(api_keys::router())
         .merge(jobs::router())

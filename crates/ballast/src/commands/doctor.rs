@@ -94,10 +94,9 @@ async fn postgres(database: &Database) -> Result<String, String> {
             Ok(version)
         })
         .await;
-    let version = match version {
-        Ok(version) => version,
-        // The health check says the same in words that help.
-        Err(_) => return Err(database.check().await.err().unwrap_or_else(|| "does not answer".to_owned())),
+    // The health check says the same in words that help.
+    let Ok(version) = version else {
+        return Err(database.check().await.err().unwrap_or_else(|| "does not answer".to_owned()));
     };
     let major: u32 = version.split(['.', ' ']).next().and_then(|v| v.parse().ok()).unwrap_or(0);
     if major < 14 {

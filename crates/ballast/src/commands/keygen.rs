@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use ::api::auth::hex;
 use anyhow::Context as _;
 use aws_lc_rs::{
     rand,
@@ -55,8 +56,4 @@ fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
     rand::fill(&mut bytes).ok().context("the system gives no randomness")?;
     Ok(bytes)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

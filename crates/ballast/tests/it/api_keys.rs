@@ -53,7 +53,7 @@ async fn wrong_and_expired_keys_are_refused_without_using_up_the_owners_limits()
     let secret = "0".repeat(64);
     let sum =
         aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, format!("{public_id}{secret}").as_bytes());
-    let sum: String = sum.as_ref()[..4].iter().map(|b| format!("{b:02x}")).collect();
+    let sum = api::auth::hex(&sum.as_ref()[..4]);
     let forged = app.anonymous().with_token(&format!("blst_{public_id}_{secret}{sum}"));
     for _ in 0..40 {
         forged.get("/v1/me").await.problem(401, "invalid_token");

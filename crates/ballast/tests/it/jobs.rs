@@ -56,6 +56,10 @@ async fn what_users_may_not_start_is_refused_with_the_list_of_what_they_may() {
     ] {
         user.post("/v1/jobs", json!({ "kind": "echo", "args": args })).await.problem(422, "invalid");
     }
+    let deep = format!(r#"{{"kind":"echo","args":{}"#, "[".repeat(10_000));
+    let request =
+        user.request(reqwest::Method::POST, "/v1/jobs").header("content-type", "application/json").body(deep);
+    user.send(request).await.problem(400, "malformed_json");
     let large = json!({ "kind": "echo", "args": { "message": "x".repeat(300 * 1024) } });
     user.post("/v1/jobs", large).await.problem(413, "body_too_large");
     for id in ["0", "-1", "99999999999999999999999", "abc", "1e3"] {
@@ -82,4 +86,20 @@ async fn a_jobs_events_tell_its_changes_and_end_with_it() {
     };
     tokio::time::timeout(Duration::from_secs(5), rest).await.expect("the stream ends with the job");
     assert!(text.contains("\"state\":\"completed\""), "{text}");
+}
+
+#[tokio::test]
+async fn only_administrators_see_queues_and_cron_lines_and_never_by_key() {
+    let app = TestApp::start().await;
+    let (admin, user) = (app.admin().await, app.user().await);
+    let key = app.api_key(&admin, &["jobs"]).await;
+    for path in ["/v1/admin/queues", "/v1/admin/cron"] {
+        user.get(path).await.problem(403, "admin_required");
+        key.get(path).await.problem(403, "session_required");
+        app.anonymous().get(path).await.problem(401, "missing_credentials");
+        assert!(admin.get(path).await.expect(200).json()["data"].is_array());
+    }
+    user.post("/v1/jobs", json!({ "kind": "echo", "args": { "message": "x" } })).await.expect(202);
+    let queues = admin.get("/v1/admin/queues").await.expect(200).json();
+    assert_eq!(queues["data"][0]["ready"], 1, "{queues}");
 }

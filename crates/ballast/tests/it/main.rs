@@ -13,4 +13,6 @@ mod jobs;
 mod rate_limits;
 mod routes;
 mod shutdown;
+mod telemetry;
+mod tls;
 mod tokens;

@@ -1,0 +1,165 @@
+//! What leaves the process: log lines, error reports, traces. The real binary, with a collector of ours in the place of
+//! Sentry and of an OTLP collector.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{Router, body::Bytes, extract::State, http::Uri};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use test_support::{TestDatabase, test_redis};
+
+use crate::support::{Process, eventually, free_port};
+
+const S: fn(u64) -> Duration = Duration::from_secs;
+const CANARY: &str = "canary-5b1f-secret";
+
+type Seen = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
+/// Takes everything that is posted to it.
+async fn collector() -> (String, Seen) {
+    let seen = Seen::default();
+    let router = Router::new()
+        .fallback(|State(seen): State<Seen>, uri: Uri, body: Bytes| async move {
+            seen.lock().unwrap().push((uri.path().to_owned(), body.to_vec()));
+            "{}"
+        })
+        .with_state(seen.clone());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (address, seen)
+}
+
+fn bodies(seen: &Seen, path: &str) -> String {
+    let seen = seen.lock().unwrap();
+    seen.iter()
+        .filter(|(p, _)| p.contains(path))
+        .map(|(_, b)| String::from_utf8_lossy(b).into_owned())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_reaches_sentry_and_the_trace_its_collector_and_no_secret_reaches_anybody() {
+    let (database, redis) = tokio::join!(TestDatabase::create(), test_redis());
+    let (address, seen) = collector().await;
+    let port = free_port();
+    let (port_text, dsn, otlp) =
+        (port.to_string(), format!("http://{CANARY}@{address}/1"), format!("http://{address}"));
+    let vars = [
+        ("PORT", port_text.as_str()),
+        ("HOST", "127.0.0.1"),
+        ("DATABASE_URL", database.url()),
+        ("REDIS_URL", redis.url.as_str()),
+        ("REDIS_KEY_PREFIX", redis.prefix.as_str()),
+        ("ENGINE_URL", "http://127.0.0.1:1/v1"),
+        ("ENGINE_API_KEY", CANARY),
+        ("SENTRY_DSN", dsn.as_str()),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.as_str()),
+        ("LOG_FORMAT", "json"),
+        ("LOG_LEVEL", "debug,hyper=info,h2=info"),
+    ];
+    let mut api = Process::start(&["api"], &vars);
+    let url = format!("http://127.0.0.1:{port}");
+    eventually("readiness", S(20), async || {
+        reqwest::get(format!("{url}/readyz")).await.is_ok_and(|r| r.status() == 200)
+    })
+    .await;
+
+    // A fault of ours: the table is gone.
+    sqlx::query("alter table users rename to gone").execute(database.pool()).await.unwrap();
+    let client = reqwest::Client::builder().build().unwrap();
+    let body = json!({ "email": "someone@example.com", "password": CANARY });
+    let answer = client
+        .post(format!("{url}/v1/auth/login?token={CANARY}"))
+        .header("authorization", format!("Bearer {CANARY}"))
+        .header("cookie", format!("session={CANARY}"))
+        .header("user-agent", "evil\tagent \u{1b}[31m")
+        .header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+        .json(&body)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 500);
+    let request_id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let text = answer.text().await.unwrap();
+    assert!(!text.contains("users") && text.contains(&request_id), "{text}");
+
+    api.signal(Signal::SIGTERM);
+    let (status, took) = api.wait(S(10)).await;
+    assert!(status.success() && took < S(8), "{took:?} {}", api.output());
+
+    let sentry = bodies(&seen, "/api/1/envelope");
+    assert!(sentry.contains("request failed") && sentry.contains(&request_id), "{sentry}");
+    let traces = bodies(&seen, "/v1/traces");
+    assert!(traces.contains("/v1/auth/login"), "the span carries its route");
+    let trace_id = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736_u128.to_be_bytes();
+    let raw: Vec<u8> =
+        seen.lock().unwrap().iter().filter(|(p, _)| p == "/v1/traces").flat_map(|(_, b)| b.clone()).collect();
+    assert!(raw.windows(16).any(|w| w == trace_id), "and continues the caller's trace");
+
+    let output = api.output();
+    for line in output.lines() {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(line["level"].is_string() && line["message"].is_string());
+    }
+    assert!(output.contains("relation \\\"users\\\" does not exist"), "the log has the cause: {output}");
+    // Sentry's own public key is part of its protocol; nothing else may carry the canary.
+    let sentry =
+        sentry.replace(&format!("{CANARY}@"), "").replace(&format!("\"public_key\":\"{CANARY}\""), "");
+    for (place, text) in
+        [("the log", &output), ("the answer", &text), ("sentry", &sentry), ("the traces", &traces)]
+    {
+        assert!(!text.contains(CANARY), "{place} holds a secret: {text}");
+        assert!(!text.contains("someone@example.com"), "{place} holds an address");
+        assert!(!text.contains('\u{1b}'), "{place} holds a terminal escape");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sentry_that_answers_nothing_delays_neither_requests_nor_the_end() {
+    let (database, redis) = tokio::join!(TestDatabase::create(), test_redis());
+    // Accepts and never answers.
+    let hole = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = hole.local_addr().unwrap();
+    let held = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = hole.accept().await {
+            held.push(stream);
+        }
+    });
+    let port = free_port();
+    let (port_text, dsn) = (port.to_string(), format!("http://key@{address}/1"));
+    let vars = [
+        ("PORT", port_text.as_str()),
+        ("HOST", "127.0.0.1"),
+        ("DATABASE_URL", database.url()),
+        ("REDIS_URL", redis.url.as_str()),
+        ("REDIS_KEY_PREFIX", redis.prefix.as_str()),
+        ("ENGINE_URL", "http://127.0.0.1:1/v1"),
+        ("SENTRY_DSN", dsn.as_str()),
+    ];
+    let mut api = Process::start(&["api"], &vars);
+    let url = format!("http://127.0.0.1:{port}");
+    eventually("readiness", S(20), async || {
+        reqwest::get(format!("{url}/readyz")).await.is_ok_and(|r| r.status() == 200)
+    })
+    .await;
+    sqlx::query("alter table users rename to gone").execute(database.pool()).await.unwrap();
+    let client = reqwest::Client::builder().build().unwrap();
+    for _ in 0..20 {
+        let started = std::time::Instant::now();
+        let body = json!({ "email": "a@example.com", "password": "long enough" });
+        assert_eq!(
+            client.post(format!("{url}/v1/auth/login")).json(&body).send().await.unwrap().status(),
+            500
+        );
+        assert!(started.elapsed() < S(1), "{:?}", started.elapsed());
+    }
+    api.signal(Signal::SIGTERM);
+    let (status, took) = api.wait(S(10)).await;
+    assert!(status.success() && took < S(5), "{took:?}");
+    held.abort();
+}

@@ -1,0 +1,112 @@
+//! TLS to both stores: certificates are verified, and a wrong one is refused.
+
+use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use sqlx::{AssertSqlSafe, Connection as _};
+use test_support::OwnServices;
+
+use crate::support::{Process, eventually, free_port};
+
+struct Certificates {
+    ca: String,
+    certificate: String,
+    key: String,
+}
+
+fn certificates(name: &str) -> Certificates {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let server = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    Certificates { ca: issuer.pem(), certificate: server.pem(), key: key.serialize_pem() }
+}
+
+/// Switches TLS on in a running Postgres. The server itself writes the files, so that they are its own and private.
+async fn postgres_with_tls(url: &str, certificates: &Certificates) {
+    let mut c = sqlx::PgConnection::connect(url).await.unwrap();
+    let data: String = sqlx::query_scalar("show data_directory").fetch_one(&mut c).await.unwrap();
+    for (file, pem) in [("server.crt", &certificates.certificate), ("server.key", &certificates.key)] {
+        let lines: Vec<String> = pem.lines().map(|line| format!("('{line}')")).collect();
+        let copy = format!(
+            "copy (select * from (values {}) t(line)) to program 'umask 077; cat > \"{data}/{file}\"'",
+            lines.join(",")
+        );
+        sqlx::raw_sql(AssertSqlSafe(copy)).execute(&mut c).await.unwrap();
+    }
+    sqlx::query("alter system set ssl = on").execute(&mut c).await.unwrap();
+    sqlx::query("select pg_reload_conf()").execute(&mut c).await.unwrap();
+    eventually("postgres speaks TLS", Duration::from_secs(5), async || {
+        let url = format!("{url}?sslmode=require");
+        sqlx::PgConnection::connect(&url).await.is_ok()
+    })
+    .await;
+}
+
+/// Opens a TLS port in a running Redis, and closes the plain one's meaning by not using it.
+async fn redis_with_tls(url: &str, dir: &Path, certificates: &Certificates) -> String {
+    let files = [
+        ("tls-cert-file", &certificates.certificate),
+        ("tls-key-file", &certificates.key),
+        ("tls-ca-cert-file", &certificates.ca),
+    ];
+    let client = db::redis_client::Client::open(url).unwrap();
+    let mut c = client.get_multiplexed_async_connection().await.unwrap();
+    let port = free_port();
+    let mut command = db::redis_client::cmd("CONFIG");
+    command.arg("SET").arg("tls-auth-clients").arg("no");
+    for (name, pem) in files {
+        let path = dir.join(name);
+        std::fs::write(&path, pem).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        command.arg(name).arg(path.to_str().unwrap());
+    }
+    command.arg("tls-port").arg(port);
+    command.query_async::<()>(&mut c).await.unwrap();
+    let plain: url::Url = url.parse().unwrap();
+    let mut tls = plain.clone();
+    tls.set_port(Some(port)).unwrap();
+    tls.as_str().replacen("redis://", "rediss://", 1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_stores_are_reached_over_verified_tls_and_an_unknown_issuer_is_refused() {
+    runtime::install_crypto_provider();
+    let services = OwnServices::start().await;
+    // Where any server's user may read it.
+    let dir = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .tempdir()
+        .unwrap();
+    let genuine = certificates("localhost");
+    postgres_with_tls(&services.database_url, &genuine).await;
+    let redis =
+        redis_with_tls(&services.redis_url, dir.path(), &genuine).await.replace("127.0.0.1", "localhost");
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, &genuine.ca).unwrap();
+    let other_ca = dir.path().join("other.pem");
+    std::fs::write(&other_ca, certificates("localhost").ca).unwrap();
+
+    let doctor = |ca: &Path, host: &str| {
+        let database = services.database_url.replace("127.0.0.1", host);
+        let database = format!("{database}?sslmode=verify-full&sslrootcert={}", ca.display());
+        let redis = redis.replace("localhost", host);
+        // REDIS: the operating system's trust store, which this variable replaces.
+        let vars = [
+            ("DATABASE_URL", database.as_str()),
+            ("REDIS_URL", redis.as_str()),
+            ("SSL_CERT_FILE", ca.to_str().unwrap()),
+            ("DATABASE_POOL_SIZE", "2"),
+        ];
+        let output = Process::command(&["doctor", "--role", "worker"], &vars).output().unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    };
+    let good = doctor(&ca, "localhost");
+    assert!(good.contains("ok    postgres") && good.contains("ok    redis"), "{good}");
+    let stranger = doctor(&other_ca, "localhost");
+    assert!(stranger.contains("FAIL  postgres") && stranger.contains("FAIL  redis"), "{stranger}");
+    assert!(stranger.contains("TLS"), "{stranger}");
+    let wrong_name = doctor(&ca, "127.0.0.1");
+    assert!(wrong_name.contains("FAIL  postgres") && wrong_name.contains("FAIL  redis"), "{wrong_name}");
+}
