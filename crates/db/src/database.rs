@@ -165,6 +165,8 @@ impl Database {
     }
 }
 
+const TLS_FAILED: &str = "the TLS handshake failed: check sslmode, sslrootcert and the server's certificate";
+
 /// A text for logs and the health report: which kind of trouble, without addresses or credentials.
 pub(crate) fn describe(error: &Error) -> String {
     let source = match error {
@@ -173,8 +175,10 @@ pub(crate) fn describe(error: &Error) -> String {
     };
     match source {
         sqlx::Error::PoolTimedOut => "no connection became free in time".to_owned(),
+        // rustls reports a certificate that it refuses as invalid data.
+        sqlx::Error::Io(io) if io.kind() == std::io::ErrorKind::InvalidData => TLS_FAILED.to_owned(),
+        sqlx::Error::Tls(_) => TLS_FAILED.to_owned(),
         sqlx::Error::Io(io) => format!("cannot connect: {}", io.kind()),
-        sqlx::Error::Tls(_) => "the TLS handshake failed: check sslmode and the certificate".to_owned(),
         sqlx::Error::Database(e) => match e.code().as_deref() {
             Some("28P01" | "28000") => "the server refuses user or password: check DATABASE_URL".to_owned(),
             Some("3D000") => "the database does not exist: check DATABASE_URL".to_owned(),

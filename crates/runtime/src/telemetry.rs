@@ -77,15 +77,25 @@ impl Telemetry {
         self.metrics.clone()
     }
 
-    /// Sends what is left, for at most two seconds each.
+    /// Sends what is left, for at most two seconds.
     pub fn flush(self) {
-        if let Some(tracer) = self.tracer
-            && let Err(error) = tracer.shutdown_with_timeout(FLUSH)
-        {
-            tracing::warn!(%error, "traces were lost at the end");
-        }
-        if let Some(sentry) = self.sentry {
-            sentry.close(Some(FLUSH));
+        let Self { tracer, sentry, .. } = self;
+        // On a thread that nobody joins: Sentry's transport waits for a request under way however long that takes, and an
+        // exporter may do the same. The process ends without them.
+        let (done, flushed) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            if let Some(tracer) = tracer
+                && let Err(error) = tracer.shutdown_with_timeout(FLUSH)
+            {
+                tracing::warn!(%error, "traces were lost at the end");
+            }
+            // Told before the client is dropped, which is what may hang.
+            let sent = sentry.as_ref().is_none_or(|guard| guard.flush(Some(FLUSH)));
+            let _ = done.send(sent);
+            drop(sentry);
+        });
+        if !flushed.recv_timeout(FLUSH).unwrap_or(false) {
+            tracing::warn!("error reports or traces were lost at the end");
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod ai;
 mod api_keys;
 mod auth;
 mod cli;

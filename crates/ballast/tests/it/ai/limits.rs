@@ -1,0 +1,112 @@
+//! Limits of AI routes.
+
+use futures_util::future::join_all;
+use serde_json::json;
+
+use super::{S, chat, nothing_is_left, open, read, whole};
+use crate::support::{TestApp, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parallel_streams_never_get_more_tokens_than_there_are() {
+    let app = TestApp::with(&[("RATE_LIMIT_AI_TOKENS", "100/1m")]).await;
+    let other = app.replica();
+    let user = app.user().await;
+    let mut body = chat("[[sim tokens=14 token-interval-ms=20]] 20 of these do not fit into 100");
+    body["max_tokens"] = json!(14);
+    let answers = join_all((0..20).map(|i| {
+        let user = user.at(if i % 2 == 0 { &app } else { &other });
+        let body = body.clone();
+        async move { user.post("/v1/chat/completions", body).await }
+    }))
+    .await;
+    let used = answers.iter().filter(|a| a.status == 200).count();
+    // About 20 for the prompt and 14 for the answer are reserved by each.
+    assert!((1..=4).contains(&used), "{used}");
+    for answer in answers.iter().filter(|a| a.status != 200) {
+        assert_eq!(answer.status, 429, "{}", answer.text);
+        let error = &answer.json()["error"];
+        assert_eq!((&error["type"], &error["code"]), (&json!("rate_limit_error"), &json!("rate_limited")));
+        assert!(answer.header("retry-after").parse::<u64>().unwrap() <= 60);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_permit_is_held_until_the_stream_ends_and_no_longer() {
+    let app = TestApp::with(&[("AI_CONCURRENT_STREAMS", "1")]).await;
+    let other = app.replica();
+    let user = app.user().await;
+    let stream = open(&user, "/v1/chat/completions", chat("[[sim fault=stall:2]]")).await;
+    for replica in [&app, &other] {
+        let refused = user.at(replica).post("/v1/chat/completions", chat("x")).await.expect(429);
+        assert_eq!(refused.header("retry-after"), "1");
+    }
+    assert_eq!(app.engine.stats().requests_total, 1, "refused before the engine is asked");
+    drop(stream);
+    eventually("the permit is back", S(2), async || {
+        user.at(&other).post("/v1/chat/completions", chat("[[sim tokens=1]]")).await.status == 200
+    })
+    .await;
+    // One after the other there is always room.
+    for _ in 0..20 {
+        read(&user, "/v1/chat/completions", chat("[[sim tokens=1]]")).await;
+        user.post("/v1/chat/completions", whole("/v1/chat/completions", "[[sim tokens=1]]"))
+            .await
+            .expect(200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_used_is_given_back() {
+    let app = TestApp::with(&[("RATE_LIMIT_AI_TOKENS", "1500/1h")]).await;
+    let user = app.user().await;
+    // Each reserves more than a thousand and uses a dozen.
+    for n in 0..5 {
+        let answer =
+            user.post("/v1/chat/completions", whole("/v1/chat/completions", "[[sim tokens=2]]")).await;
+        let left: u64 = answer.expect(200).header("x-ratelimit-remaining-tokens").parse().unwrap();
+        assert!(left < 500, "{n}: {left}");
+        nothing_is_left(&app).await;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    // An engine that fails costs nothing.
+    for _ in 0..3 {
+        user.post("/v1/chat/completions", chat("[[sim fault=status:500]]")).await.expect(502);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    read(&user, "/v1/chat/completions", chat("[[sim tokens=2]]")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limits_are_told_as_openai_tells_them() {
+    let app =
+        TestApp::with(&[("RATE_LIMIT_AI_REQUESTS", "60/1m"), ("RATE_LIMIT_AI_TOKENS", "6000/1m")]).await;
+    let user = app.user().await;
+    let mut body = chat("x");
+    body["max_tokens"] = json!(5);
+    let response = open(&user, "/v1/chat/completions", body).await;
+    let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!(
+        (header("x-ratelimit-limit-requests"), header("x-ratelimit-remaining-requests")),
+        ("60".into(), "59".into())
+    );
+    assert_eq!(header("x-ratelimit-limit-tokens"), "6000");
+    assert!(header("x-ratelimit-remaining-tokens").parse::<u64>().unwrap() > 5_900);
+    assert!(header("x-ratelimit-reset-requests").ends_with('s'), "{}", header("x-ratelimit-reset-requests"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spent_quota_is_not_worth_a_retry_and_a_prompt_beyond_it_never_passes() {
+    let app = TestApp::with(&[("RATE_LIMIT_AI_TOKENS_DAILY", "40/1d")]).await;
+    let user = app.user().await;
+    let body = whole("/v1/chat/completions", "[[sim tokens=40]]");
+    user.post("/v1/chat/completions", body.clone()).await.expect(200);
+    eventually("the quota is spent", S(2), async || {
+        let answer = user.post("/v1/chat/completions", body.clone()).await;
+        answer.status == 429 && answer.header("x-should-retry") == "false"
+    })
+    .await;
+    let other = app.user().await;
+    let long = whole("/v1/chat/completions", &"word ".repeat(1_000));
+    let refused = other.post("/v1/chat/completions", long).await.expect(429);
+    assert_eq!((refused.header("x-should-retry"), refused.header("retry-after")), ("false", ""));
+}

@@ -1,0 +1,98 @@
+//! Requests that are refused.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{chat, read, whole};
+use crate::support::TestApp;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_requests_are_openai_errors_and_never_reach_the_engine() {
+    let app = TestApp::with(&[("AI_MAX_BODY_BYTES", "4096")]).await;
+    let user = app.user().await;
+    let deep = format!(r#"{{"model":"m","messages":{}{}}}"#, "[".repeat(1_000), "]".repeat(1_000));
+    let long = format!(r#"{{"model":"m","messages":["{}"]}}"#, "x".repeat(5_000));
+    for (body, status, param) in [
+        ("{", 400, Value::Null),
+        ("", 400, Value::Null),
+        ("\u{feff}{}", 400, Value::Null),
+        (r#"{"model":"m","messages":[NaN]}"#, 400, Value::Null),
+        (deep.as_str(), 400, Value::Null),
+        (r#"{"messages":[{"role":"user","content":"x"}]}"#, 400, json!("model")),
+        (r#"{"model":"m"}"#, 400, json!("messages")),
+        (r#"{"model":"m","messages":[1],"n":1000}"#, 400, json!("n")),
+        (r#"{"model":"m","messages":[1],"max_tokens":0}"#, 400, json!("max_tokens")),
+        (r#"{"model":"m","model":"n","messages":[1]}"#, 400, Value::Null),
+        (long.as_str(), 413, Value::Null),
+    ] {
+        let request = user.request(Method::POST, "/v1/chat/completions");
+        let request = request.header("content-type", "application/json").body(body.to_owned());
+        let answer = user.send(request).await.expect(status);
+        assert_eq!(answer.header("content-type"), "application/json", "{body:.60}");
+        let error = &answer.json()["error"];
+        assert!(error["message"].as_str().is_some_and(|m| m.len() > 10), "{body:.60}: {error}");
+        assert_eq!(error["type"], "invalid_request_error", "{body:.60}");
+        assert_eq!(error["param"], param, "{body:.60}: {error}");
+    }
+    let body = chat("x").to_string();
+    for (name, value) in [("content-type", "text/plain"), ("content-encoding", "gzip")] {
+        let mut request = user.request(Method::POST, "/v1/chat/completions");
+        if name != "content-type" {
+            request = request.header("content-type", "application/json");
+        }
+        let answer = user.send(request.header(name, value).body(body.clone())).await.expect(415);
+        assert_eq!(answer.json()["error"]["type"], "invalid_request_error");
+    }
+    assert_eq!(app.engine.stats().requests_total, 0);
+    assert_eq!(app.state.ai.open(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_unknown_length_is_cut_off_at_the_limit() {
+    let app = TestApp::with(&[("AI_MAX_BODY_BYTES", "4096")]).await;
+    let user = app.user().await;
+    let pieces = std::iter::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 1_000])).take(1_000_000);
+    let body = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
+    let request =
+        user.request(Method::POST, "/v1/chat/completions").header("content-type", "application/json");
+    // The answer may be lost when the connection is closed while the client still writes.
+    if let Ok(response) = request.body(body).send().await {
+        assert_eq!(response.status(), 413);
+    }
+    assert_eq!(app.engine.stats().requests_total, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_is_told_in_openais_words() {
+    let app = TestApp::start().await;
+    let anonymous = app.anonymous().post("/v1/chat/completions", chat("x")).await.expect(401);
+    assert_eq!(anonymous.json()["error"]["type"], "authentication_error");
+    assert!(anonymous.header("www-authenticate").starts_with("Bearer"));
+    let user = app.user().await;
+    let other = app.api_key(&user, &["jobs"]).await;
+    for answer in [other.post("/v1/chat/completions", chat("x")).await, other.get("/v1/models").await] {
+        assert_eq!(answer.expect(403).json()["error"]["type"], "permission_error");
+    }
+    let key = app.api_key(&user, &["ai"]).await;
+    assert!(read(&key, "/v1/chat/completions", chat("x")).await.ends_with("data: [DONE]\n\n"));
+    assert_eq!(app.engine.stats().requests_total, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_stay_below_their_place() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    for path in [
+        "/v1/ai/%2e%2e/models",
+        "/v1/ai/a/%2E%2E/%2E%2E/control",
+        "/v1/ai/a%2f..%2f..%2fcontrol",
+        "/v1/models/%2e%2e/control",
+    ] {
+        let method = if path.contains("models/") { Method::GET } else { Method::POST };
+        let answer = user.send(user.request(method, path).json(&json!({}))).await;
+        assert_eq!(answer.status, 404, "{path}: {}", answer.text);
+    }
+    assert_eq!(app.engine.stats().requests_total, 0);
+    let answer = user.post("/v1/ai/stream", whole("/v1/ai/stream", "Hello!")).await.expect(200);
+    assert!(answer.text.contains("event: done"), "the engine decides to stream: {}", answer.text);
+}

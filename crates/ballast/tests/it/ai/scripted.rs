@@ -1,0 +1,62 @@
+//! An engine that sends exactly the bytes it is told.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+/// Answers every request with the same pieces, each in a chunk of its own and after a pause.
+pub(super) struct Scripted {
+    address: SocketAddr,
+    _server: JoinSet<()>,
+}
+
+impl Scripted {
+    pub(super) async fn start(pieces: Vec<Vec<u8>>, pause: Duration) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                connections.spawn(answer(stream, pieces.clone(), pause));
+            }
+        });
+        Self { address, _server: server }
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+}
+
+async fn answer(mut stream: TcpStream, pieces: Vec<Vec<u8>>, pause: Duration) {
+    stream.set_nodelay(true).unwrap();
+    let mut request = Vec::new();
+    while !is_whole(&request) {
+        if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
+    let _ = stream.write_all(head.as_bytes()).await;
+    for piece in pieces {
+        tokio::time::sleep(pause).await;
+        let chunk = [format!("{:x}\r\n", piece.len()).as_bytes(), &piece, b"\r\n"].concat();
+        if stream.write_all(&chunk).await.is_err() {
+            return;
+        }
+    }
+    let _ = stream.write_all(b"0\r\n\r\n").await;
+}
+
+fn is_whole(request: &[u8]) -> bool {
+    let Some(head) = request.windows(4).position(|w| w == b"\r\n\r\n") else { return false };
+    let text = String::from_utf8_lossy(&request[..head]).to_ascii_lowercase();
+    let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    request.len() >= head + 4 + length.unwrap_or(0)
+}
