@@ -29,6 +29,15 @@ impl Demo {
     }
 }
 
+/// Tries the stack with these exports, as `cargo stack --env` prints them.
+pub(crate) fn run_with(export: impl Fn(&str) -> Option<String>, ui: &Ui) -> Result<()> {
+    let get = |name: &str| export(name).with_context(|| format!("the stack has no {name}"));
+    let port = get("API_URL")?.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    let demo =
+        Demo { email: get("DEMO_EMAIL")?, password: get("DEMO_PASSWORD")?, api_key: get("DEMO_API_KEY")? };
+    run(port.context("API_URL has no port")?, &demo, ui)
+}
+
 /// Tries the API on this port of 127.0.0.1.
 pub(crate) fn run(port: u16, demo: &Demo, ui: &Ui) -> Result<()> {
     expect(http::get(port, "/readyz")?, 200, "/readyz")?;

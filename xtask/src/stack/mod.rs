@@ -20,8 +20,8 @@ use devstack::project::Project;
 use devstack::{Install, Lock, Spec, System, Unavailable};
 use nix::sys::signal::Signal;
 
-use crate::interrupts;
 use crate::ui::{self, Ui};
+use crate::{interrupts, smoke};
 use state::{Phase, State};
 use supervisor::Supervisor;
 
@@ -33,6 +33,7 @@ Examples:
   cargo stack                     run in this terminal, logs included; Ctrl-C stops everything
   cargo stack --watch             rebuild and restart on every change
   cargo stack --detach            run in the background, return when it is ready
+  cargo stack --try               try the running stack: log in, stream, usage, a job
   eval \"$(cargo stack --env)\"     API_URL, DATABASE_URL, DEMO_API_KEY, ... for this shell
   cargo stack --stop              stop it
   DATABASE_URL=postgres://... cargo stack     with your own Postgres; REDIS_URL and ENGINE_URL work alike
@@ -56,11 +57,14 @@ pub(crate) struct Args {
     /// Say what runs and where
     #[arg(long, group = "what")]
     status: bool,
+    /// Try the running stack: log in, stream a completion, find it in the usage, have a job run
+    #[arg(long = "try", group = "what")]
+    try_it: bool,
     /// Delete the stack's data (asks first)
     #[arg(long, group = "what")]
     reset: bool,
     /// Rebuild on changes in crates/, migrations/ and Cargo.toml, and restart API and worker
-    #[arg(long, conflicts_with_all = ["stop", "env", "status", "reset"])]
+    #[arg(long, conflicts_with_all = ["stop", "env", "status", "try_it", "reset"])]
     watch: bool,
     /// Answer yes to all questions
     #[arg(short, long)]
@@ -83,6 +87,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     if args.status {
         return status(&place);
+    }
+    if args.try_it {
+        return try_it(&place);
     }
     interrupts::listen(args.supervised)?;
     if args.stop {
@@ -244,6 +251,12 @@ fn status(place: &Place) -> Result<ExitCode> {
     if let Some(logs) = &state.logs {
         ui::print(&format!("  logs in {}", logs.display()));
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn try_it(place: &Place) -> Result<ExitCode> {
+    let state = running(place)?;
+    smoke::run_with(|name| state.export(name).map(ToOwned::to_owned), &Ui::new())?;
     Ok(ExitCode::SUCCESS)
 }
 

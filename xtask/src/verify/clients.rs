@@ -5,16 +5,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use devstack::Unavailable;
-use devstack::process::output_within;
 
+use super::own_stack::OwnStack;
 use super::{Bench, Outcome};
 use crate::cargo;
-
-const STACK_TIMEOUT: Duration = Duration::from_secs(900);
 
 pub(super) fn run(bench: &mut Bench) -> Result<Outcome> {
     let examples = bench.project.root().join("examples");
@@ -29,7 +26,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<Outcome> {
         return Ok(Outcome::Skipped("there is no examples/*.py".to_owned()));
     }
     let python = virtual_environment(bench, &examples)?;
-    let stack = Stack::start(bench)?;
+    let stack = OwnStack::start(bench)?;
     for script in &scripts {
         bench.ui.step(&format!("examples/{}", script.file_name().unwrap_or_default().to_string_lossy()));
         let mut command = Command::new(&python);
@@ -59,46 +56,4 @@ fn virtual_environment(bench: &Bench, examples: &Path) -> Result<PathBuf> {
         .arg(requirements);
     cargo::run_ok(&mut pip)?;
     Ok(python)
-}
-
-/// A detached stack in a directory of its own, beside whatever the developer runs.
-struct Stack {
-    dir: PathBuf,
-    exports: Vec<(String, String)>,
-}
-
-impl Stack {
-    fn start(bench: &Bench) -> Result<Self> {
-        let mut stack = Self { dir: bench.project.data_dir()?.join("clients"), exports: Vec::new() };
-        bench.ui.step("starting a stack");
-        let started = output_within(&mut stack.command(bench, "--detach")?, STACK_TIMEOUT)?;
-        if !started.status.success() {
-            bail!("{}{}", String::from_utf8_lossy(&started.stdout), String::from_utf8_lossy(&started.stderr));
-        }
-        let env = output_within(&mut stack.command(bench, "--env")?, Duration::from_secs(10))?;
-        for line in String::from_utf8_lossy(&env.stdout).lines() {
-            if let Some((name, value)) = line.strip_prefix("export ").and_then(|line| line.split_once('=')) {
-                stack.exports.push((name.to_owned(), value.trim_matches('\'').to_owned()));
-            }
-        }
-        Ok(stack)
-    }
-
-    fn command(&self, bench: &Bench, what: &str) -> Result<Command> {
-        let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
-        command.args(["stack", what]).current_dir(bench.project.root()).env("DEVSTACK_DIR", &self.dir);
-        for name in ["DATABASE_URL", "REDIS_URL", "ENGINE_URL", "APP_ENV"] {
-            command.env_remove(name);
-        }
-        Ok(command)
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        let Ok(own) = std::env::current_exe() else { return };
-        let mut command = Command::new(own);
-        command.args(["stack", "--stop"]).env("DEVSTACK_DIR", &self.dir);
-        let _ = output_within(&mut command, Duration::from_secs(150));
-    }
 }

@@ -9,12 +9,16 @@ use devstack::Unavailable;
 use devstack::process::output_within;
 use devstack::project::Project;
 
-use super::{Bench, Outcome, Step, Tier, clients};
+use super::{Bench, Outcome, Step, Tier, clients, own_stack};
 use crate::image::check as check_image;
 use crate::{cargo, prepare};
 
 /// Crates whose tests start servers themselves.
 const WITH_SERVERS: [&str; 3] = ["ballast", "devstack", "test-support"];
+
+/// Variables that people set for a stack of their own. None of them is any business of the checks.
+pub(super) const OF_A_STACK: [&str; 8] =
+    ["DATABASE_URL", "REDIS_URL", "ENGINE_URL", "APP_ENV", "HOST", "PORT", "ADMIN_PORT", "LOG_FORMAT"];
 
 pub(super) fn steps(tier: Tier, project: &Project) -> Result<Vec<Step>> {
     let mut steps = vec![
@@ -39,6 +43,11 @@ pub(super) fn steps(tier: Tier, project: &Project) -> Result<Vec<Step>> {
     steps.push(step("doc tests", "cargo test --workspace --doc", doc_tests));
     steps.push(step("docs", "RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps", docs));
     steps.push(step("queries", "cargo xtask prepare --check", queries));
+    steps.push(step(
+        "stack",
+        "cargo stack --detach && cargo stack --try && cargo stack --stop",
+        own_stack::run,
+    ));
     if tier == Tier::Full {
         steps.push(step("dependencies", "cargo deny check", dependencies));
         steps.push(step("clients", "cargo verify --full (examples/*.py against a stack)", clients::run));
@@ -63,8 +72,7 @@ fn run(command: &mut Command) -> Result<Outcome> {
 fn cargo_with(bench: &Bench, arguments: &[&str]) -> Command {
     let mut command = cargo::cargo(&bench.project);
     command.args(arguments);
-    // What the person has set for a stack of their own is no business of the checks.
-    for name in ["DATABASE_URL", "REDIS_URL", "ENGINE_URL", "APP_ENV", "PORT", "ADMIN_PORT", "LOG_FORMAT"] {
+    for name in OF_A_STACK {
         command.env_remove(name);
     }
     command
