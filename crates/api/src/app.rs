@@ -25,7 +25,7 @@ use utoipa::{
 };
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{AppState, Error, ai, auth, client_ip::ClientIp, edge, extract::Json, routes};
+use crate::{AppState, Error, ai, auth, client_ip::ClientIp, docs, edge, extract::Json, routes};
 
 /// Ordinary request bodies.
 const MAX_BODY: usize = 256 * 1024;
@@ -63,7 +63,8 @@ pub fn router(state: AppState) -> Router {
         .merge(ordinary)
         .merge(ai::router())
         .split_for_parts();
-    let openapi = Arc::new(openapi);
+    let openapi = Arc::new(serde_json::to_value(openapi).expect("the document serialises"));
+    let docs = docs::router(&openapi);
     let document =
         Router::new().route("/openapi.json", get(move || async move { Json(openapi.as_ref().clone()) }));
     // A shield in the process, before anything costs a round trip: 200 requests a second per address, bursts of 1000. The
@@ -87,6 +88,7 @@ pub fn router(state: AppState) -> Router {
     let shield = GovernorLayer::new(shield).error_handler(too_fast);
     routes
         .merge(document)
+        .merge(docs)
         .layer(middleware::from_fn_with_state(state.clone(), auth::gate))
         .layer(shield)
         .with_state(state.clone())

@@ -11,6 +11,7 @@ pub mod ai;
 mod app;
 pub mod auth;
 pub mod client_ip;
+mod docs;
 pub mod edge;
 pub mod error;
 pub mod extract;

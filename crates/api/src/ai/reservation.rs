@@ -21,6 +21,9 @@ const COMPLETION_CAP: u64 = 1_024;
 /// How long a permit is good. Renewed three times as often, so that one lost renewal does no harm; when the process dies the
 /// permit ends by itself.
 const LEASE: Duration = Duration::from_secs(60);
+/// Longer than a call to Redis may take. When the client left during admission, its permit is given back so much later: else
+/// the return could overtake the taking, on another connection to Redis.
+const AFTER_UNANSWERED: Duration = Duration::from_millis(400);
 /// How often a permit is renewed, and the session looked at.
 pub(super) const RENEWAL: Duration = Duration::from_secs(20);
 
@@ -129,8 +132,13 @@ impl Reservation {
         }
         // Outside a runtime (its very end) the lease has to do.
         if tokio::runtime::Handle::try_current().is_ok() {
-            let limiter = self.limiter.clone();
-            self.lifecycle.spawn_task(async move { limiter.settle(&settlement).await });
+            let (limiter, admitted) = (self.limiter.clone(), self.admitted);
+            self.lifecycle.spawn_task(async move {
+                if !admitted {
+                    tokio::time::sleep(AFTER_UNANSWERED).await;
+                }
+                limiter.settle(&settlement).await;
+            });
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{ApiKeySecret, Claims};
 use crate::{AppState, Error};
 
 /// Every route that needs no credentials, by method and template. A test walks over all routes and holds them against this.
-pub const PUBLIC_ROUTES: [(&str, &str); 16] = [
+pub const PUBLIC_ROUTES: [(&str, &str); 17] = [
     ("GET", "/livez"),
     ("GET", "/readyz"),
     ("GET", "/startupz"),
@@ -24,6 +24,7 @@ pub const PUBLIC_ROUTES: [(&str, &str); 16] = [
     ("GET", "/metrics"),
     ("GET", "/.well-known/jwks.json"),
     ("GET", "/openapi.json"),
+    ("GET", "/docs"),
     ("GET", "/"),
     ("POST", "/v1/auth/register"),
     ("POST", "/v1/auth/login"),

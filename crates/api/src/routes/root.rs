@@ -9,6 +9,7 @@ use crate::extract::Json;
 pub(super) struct Root {
     name: &'static str,
     version: &'static str,
+    docs: &'static str,
     openapi: &'static str,
     health: &'static str,
 }
@@ -19,6 +20,7 @@ pub(super) async fn root() -> Json<Root> {
     Json(Root {
         name: "ballast",
         version: env!("CARGO_PKG_VERSION"),
+        docs: "/docs",
         openapi: "/openapi.json",
         health: "/health",
     })

@@ -102,3 +102,17 @@ async fn only_listed_origins_get_cors_headers() {
         .header("origin", "https://app.example.com");
     assert!(closed.anonymous().send(request).await.headers.get("access-control-allow-origin").is_none());
 }
+
+#[tokio::test]
+async fn the_api_page_describes_every_route_and_loads_nothing() {
+    let app = TestApp::start().await;
+    let page = app.anonymous().get("/docs").await.expect(200);
+    assert!(page.header("content-security-policy").contains("style-src 'sha256-"), "{:?}", page.headers);
+    for foreign in ["<script", "src=", "url(", "@import", "http://", "https://"] {
+        assert!(!page.text.contains(foreign), "{foreign}");
+    }
+    let document = app.anonymous().get("/openapi.json").await.expect(200).json();
+    for path in document["paths"].as_object().unwrap().keys() {
+        assert!(page.text.contains(path.as_str()), "{path}");
+    }
+}
