@@ -1,0 +1,45 @@
+//! The queue and e-mail.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::{DAY, MS, S};
+use crate::reader::Reader;
+
+/// The queue runner.
+#[derive(Debug, Clone)]
+pub struct QueueConfig {
+    /// Jobs at a time.
+    pub concurrency: usize,
+    /// Fallback polling.
+    pub poll_interval: Duration,
+    /// A worker silent for so long is dead.
+    pub lease: Duration,
+    /// Keep finished jobs for so long.
+    pub retention: Duration,
+}
+
+/// E-mail.
+#[derive(Debug, Clone)]
+pub struct MailConfig {
+    /// Sender.
+    pub from: String,
+    /// Resend's key; without it mail goes to the log.
+    pub resend_api_key: Option<SecretString>,
+}
+
+impl QueueConfig {
+    pub(super) fn read(r: &mut Reader<'_>) -> Option<Self> {
+        let concurrency = r.number("WORKER_CONCURRENCY", 1, 1_000);
+        let poll_interval = r.duration("WORKER_POLL_INTERVAL", MS(10), S(60));
+        let lease = r.duration("WORKER_LEASE", S(1), S(600));
+        let retention = r.duration("JOB_RETENTION", S(DAY), S(365 * DAY));
+        Some(Self {
+            concurrency: concurrency? as usize,
+            poll_interval: poll_interval?,
+            lease: lease?,
+            retention: retention?,
+        })
+    }
+}
