@@ -118,7 +118,8 @@ pub struct QueueView {
 
 /// All queues that a worker serves, that are paused, or that hold a job.
 pub async fn queues(conn: &mut PgConnection) -> Result<Vec<QueueView>, Error> {
-    // The recursive part hops from one queue to the next in the index instead of reading every job.
+    // The recursive part hops from one queue to the next in the index instead of reading every job; the counts go through
+    // the index of each priority in order, so that they end where they are to end.
     let queues = sqlx::query_as!(
         QueueView,
         r#"with recursive used (name) as (
@@ -138,13 +139,25 @@ pub async fn queues(conn: &mut PgConnection) -> Result<Vec<QueueView>, Error> {
            left join queue on queue.name = names.name
            cross join lateral (
                select count(*) as n from (
-                   select from job where state = 'ready' and queue = names.name and run_at <= now() limit 10000
-               ) as j
+                   select from generate_series(0, 3) as level (priority)
+                   cross join lateral (
+                       select from job
+                       where state = 'ready' and queue = names.name and priority = level.priority and run_at <= now()
+                       order by run_at limit 10000
+                   ) as one_level
+                   limit 10000
+               ) as counted
            ) as ready
            cross join lateral (
                select count(*) as n from (
-                   select from job where state = 'ready' and queue = names.name and run_at > now() limit 10000
-               ) as j
+                   select from generate_series(0, 3) as level (priority)
+                   cross join lateral (
+                       select from job
+                       where state = 'ready' and queue = names.name and priority = level.priority and run_at > now()
+                       order by run_at limit 10000
+                   ) as one_level
+                   limit 10000
+               ) as counted
            ) as scheduled
            cross join lateral (
                select count(*) as n from job where state = 'running' and queue = names.name

@@ -135,7 +135,8 @@ pub(crate) async fn claim_limited(
     Ok(claimed)
 }
 
-/// How long until the next job of these kinds is due; `None` when none is waiting for its time.
+/// How long until the next job of these kinds is due; `None` when none is waiting. Nothing when one is due already: it has
+/// become so since the claim, and a look at later times only would miss it.
 pub(crate) async fn next_due(
     conn: &mut PgConnection,
     queue: &str,
@@ -146,11 +147,11 @@ pub(crate) async fn next_due(
            from generate_series(0, 3) as level (priority)
            cross join lateral (
                select run_at from job
-               where state = 'ready' and queue = $1 and priority = level.priority and run_at > now()
-                 and kind = any($2)
+               where state = 'ready' and queue = $1 and priority = level.priority and kind = any($2)
                order by run_at
                limit 1
-           ) as next"#,
+           ) as next
+           where not exists (select from queue where name = $1 and paused_at is not null)"#,
         queue,
         kinds
     )

@@ -18,8 +18,9 @@ use crate::{
     lease::Session,
 };
 
-/// A cancelled job has so long to end by itself before it is dropped.
-const CANCEL_GRACE: Duration = Duration::from_secs(2);
+/// A cancelled job has so long to end by itself before it is dropped. Shorter than the shutdown's goodbye, so that there is
+/// time to hand it back.
+const CANCEL_GRACE: Duration = Duration::from_secs(1);
 /// Full jitter between nothing and this, doubled with each attempt.
 const RETRY_BASE: Duration = Duration::from_secs(1);
 const RETRY_CAP: Duration = Duration::from_secs(3_600);

@@ -34,6 +34,9 @@ const SHORT: Duration = Duration::from_millis(50);
 /// A prefetched job that found no slot for so long is handed back.
 const PREFETCH_HOLD: Duration = Duration::from_millis(500);
 
+/// The shortest time between two looks that nobody asked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// What all queues of a worker share.
 #[derive(Clone)]
 pub(crate) struct Shared {
@@ -54,7 +57,6 @@ pub(crate) struct Queue {
     name: String,
     free_kinds: Vec<String>,
     limited_kinds: Vec<(String, u16)>,
-    all_kinds: Vec<String>,
     slots: Arc<Semaphore>,
     wake: Arc<Notify>,
     slot_freed: Arc<Notify>,
@@ -73,7 +75,6 @@ impl Queue {
         Self {
             free_kinds: shared.handlers.free_kinds(),
             limited_kinds: shared.handlers.limited_kinds(),
-            all_kinds: shared.handlers.0.keys().map(|k| (*k).to_owned()).collect(),
             reconcile_at: now + shared.reconcile_every,
             shared,
             name,
@@ -136,13 +137,21 @@ impl Queue {
             let all_taken = claimed < wanted;
             self.start_prefetched();
             if all_taken {
-                let pool = &self.shared.pool;
-                let due =
-                    db::call(pool, async |conn| claim::next_due(conn, &self.name, &self.all_kinds).await)
-                        .await?;
-                return Ok(due.map_or(poll, |due| due.min(poll)));
+                return Ok(self.next_due().await?.map_or(poll, |due| due.min(poll)));
             }
         }
+    }
+
+    /// When the next job is due. Kinds with a global limit are left to the poll: theirs may be due and still have to wait.
+    async fn next_due(&self) -> Result<Option<Duration>, Error> {
+        if self.free_kinds.is_empty() {
+            return Ok(None);
+        }
+        let due = db::call(&self.shared.pool, async |conn| {
+            claim::next_due(conn, &self.name, &self.free_kinds).await
+        });
+        // A job that is due and was not claimed is being claimed by somebody else: do not ask without a pause.
+        Ok(due.await?.map(|due| due.max(LOOK_AGAIN)))
     }
 
     async fn claim(&mut self, session: &Session, wanted: usize) -> Result<usize, Error> {

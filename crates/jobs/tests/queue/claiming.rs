@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{Bench, MS, Task, end, eventually, life, pool, quick, worker_at};
+use crate::common::{Bench, MS, Task, end, eventually, life, pool, quick, short_lease, worker_at};
 use jobs::{EnqueueOptions, JobError, JobSpec, JobState, Priority, Settings};
 use serde::{Deserialize, Serialize};
 use test_support::{FaultProxy, Mode};
@@ -20,7 +20,7 @@ async fn two_workers_never_run_one_job_at_the_same_time() {
     let tasks: Vec<Task> = (0..300).map(|n| Task { n }).collect();
     jobs::enqueue_many(&mut bench.conn().await, &tasks, &EnqueueOptions::default()).await.unwrap();
     let runs: Arc<Mutex<HashMap<i64, u32>>> = Arc::default();
-    let life = life(MS(2_000));
+    let life = life(MS(10_000));
     for _ in 0..3 {
         let runs = runs.clone();
         let handler = move |_, task: Task| {
@@ -44,7 +44,7 @@ async fn two_workers_never_run_one_job_at_the_same_time() {
 async fn a_worker_cut_off_past_its_lease_stops_its_jobs_and_cannot_complete_what_another_one_runs() {
     let bench = Bench::new().await;
     let (proxy, url) = FaultProxy::in_front_of(bench.database.url()).await;
-    let (cut_off, healthy) = (life(MS(500)), life(MS(500)));
+    let (cut_off, healthy) = (life(MS(500)), life(MS(10_000)));
     let log = bench.log.clone();
     let handler = move |ctx: jobs::JobContext, task: Task| {
         let log = log.clone();
@@ -52,7 +52,7 @@ async fn a_worker_cut_off_past_its_lease_stops_its_jobs_and_cannot_complete_what
             log.add("began");
             if task.n == 1 {
                 // A zombie: cannot be stopped, and comes back with a result.
-                std::thread::sleep(MS(2_000));
+                std::thread::sleep(MS(3_200));
                 log.add("zombie is done");
                 return Ok::<_, JobError>("zombie");
             }
@@ -61,7 +61,7 @@ async fn a_worker_cut_off_past_its_lease_stops_its_jobs_and_cannot_complete_what
             std::future::pending().await
         }
     };
-    worker_at(&pool(&url).await, &url, quick()).register::<Task, _, _, _>(handler).start(&cut_off);
+    worker_at(&pool(&url).await, &url, short_lease()).register::<Task, _, _, _>(handler).start(&cut_off);
     let ids = [bench.enqueue(1).await, bench.enqueue(2).await];
     bench.logged("began", 2).await;
     proxy.set(Mode::Blackhole);
@@ -70,11 +70,13 @@ async fn a_worker_cut_off_past_its_lease_stops_its_jobs_and_cannot_complete_what
         let log = log.clone();
         async move {
             log.add("rescued");
-            tokio::time::sleep(MS(1_500)).await;
+            tokio::time::sleep(MS(2_500)).await;
             Ok::<_, JobError>("rescuer")
         }
     };
-    bench.worker().register::<Task, _, _, _>(rescuer).start(&healthy);
+    worker_at(&bench.pool, bench.database.url(), short_lease())
+        .register::<Task, _, _, _>(rescuer)
+        .start(&healthy);
     bench.logged("zombie is done", 1).await;
     // Its acknowledgement gets through while the other one is still at it.
     proxy.set(Mode::Pass);
@@ -97,9 +99,9 @@ async fn a_worker_cut_off_past_its_lease_stops_its_jobs_and_cannot_complete_what
 async fn a_job_that_kills_its_workers_is_discarded_when_its_attempts_are_used_up() {
     let bench = Bench::new().await;
     let id = bench.enqueue(1).await;
-    let life = life(MS(500));
+    let life = life(MS(10_000));
     // Knows no such kind, but rescues: any worker does.
-    bench.worker().queue("default", 1).start(&life);
+    worker_at(&bench.pool, bench.database.url(), short_lease()).queue("default", 1).start(&life);
     for attempt in 1..=3 {
         assert_eq!(bench.until(id, JobState::Ready).await.attempt, attempt - 1);
         // What a worker leaves behind that died with the job: a claim under a lease that has run out.
@@ -124,10 +126,9 @@ async fn a_job_that_kills_its_workers_is_discarded_when_its_attempts_are_used_up
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_whose_answer_was_lost_is_given_back_without_using_an_attempt() {
     let bench = Bench::new().await;
-    let life = life(MS(500));
+    let life = life(MS(10_000));
     let log = bench.log.clone();
-    bench
-        .worker()
+    worker_at(&bench.pool, bench.database.url(), short_lease())
         .register::<Task, _, _, _>(move |ctx: jobs::JobContext, _| {
             log.add(format!("attempt {}", ctx.attempt()));
             async { Ok::<_, JobError>(()) }
@@ -167,7 +168,7 @@ async fn urgent_jobs_go_first_and_within_a_priority_the_oldest() {
         log.add(task.n.to_string());
         async { Ok::<_, JobError>(()) }
     });
-    let life = life(MS(500));
+    let life = life(MS(10_000));
     worker.start(&life);
     eventually("four ran", async || bench.log.all().len() == 4).await;
     end(&life).await;
@@ -183,7 +184,7 @@ async fn a_kind_that_this_binary_does_not_know_is_left_for_one_that_does() {
     let unknown =
         jobs::enqueue_raw(&mut conn, "from_the_future", serde_json::json!({}), options()).await.unwrap();
     let known = bench.enqueue(1).await;
-    let life = life(MS(500));
+    let life = life(MS(10_000));
     bench.worker().register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(())).start(&life);
     bench.until(known, JobState::Completed).await;
     end(&life).await;
@@ -206,7 +207,7 @@ async fn a_global_limit_holds_over_all_workers_together() {
         jobs::enqueue(&mut bench.conn().await, &Scarce, EnqueueOptions::default()).await.unwrap();
     }
     let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let life = life(MS(2_000));
+    let life = life(MS(10_000));
     for _ in 0..3 {
         let (running, most) = (running.clone(), most.clone());
         let handler = move |_, _: Scarce| {
@@ -231,7 +232,7 @@ async fn a_paused_queue_is_left_alone_until_it_is_resumed() {
     let mut conn = bench.conn().await;
     jobs::pause_queue(&mut conn, "default").await.unwrap();
     let id = bench.enqueue(1).await;
-    let life = life(MS(500));
+    let life = life(MS(10_000));
     bench.worker().register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(())).start(&life);
     tokio::time::sleep(MS(300)).await;
     assert_eq!(bench.find(id).await.state, JobState::Ready);
@@ -245,23 +246,22 @@ async fn a_paused_queue_is_left_alone_until_it_is_resumed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_blocking_job_does_not_cost_its_worker_the_lease() {
     let bench = Bench::new().await;
-    let life = life(MS(500));
+    let life = life(MS(10_000));
     let id = bench.enqueue(1).await;
     let log = bench.log.clone();
-    bench
-        .worker()
+    worker_at(&bench.pool, bench.database.url(), short_lease())
         .register::<Task, _, _, _>(move |_, _| {
             let log = log.clone();
             async move {
                 log.add("began");
                 // Wrong in a handler, and it happens: no await for longer than the lease, on the runtime's only thread.
-                std::thread::sleep(MS(2_000));
+                std::thread::sleep(MS(3_000));
                 Ok::<_, JobError>(())
             }
         })
         .start(&life);
     bench.logged("began", 1).await;
-    for _ in 0..15 {
+    for _ in 0..25 {
         assert_eq!(bench.number("select count(*) from worker where lease_until > now()").await, 1);
         tokio::time::sleep(MS(100)).await;
     }
@@ -285,12 +285,17 @@ async fn neither_claim_nor_acknowledgement_reads_the_whole_table() {
     // Statistics arrive within a second.
     tokio::time::sleep(MS(1_100)).await;
     let before = bench.number(rows_read).await;
-    let life = life(MS(2_000));
-    bench.worker().register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(())).start(&life);
+    let life = life(MS(10_000));
+    let workers = pool(bench.database.url()).await;
+    worker_at(&workers, bench.database.url(), quick())
+        .register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(()))
+        .start(&life);
     // Enough for Postgres to switch to a generic plan, which knows neither the limit nor the kinds.
     eventually("2000 done", async || bench.number("select count(*) from job_done").await >= 2_000).await;
     end(&life).await;
-    tokio::time::sleep(MS(1_100)).await;
+    // A connection reports what is left when it ends.
+    workers.close().await;
+    tokio::time::sleep(MS(300)).await;
     assert_eq!(bench.number(rows_read).await - before, 0, "rows read by sequential scans");
 }
 
@@ -301,7 +306,7 @@ async fn jobs_claimed_ahead_are_handed_back_when_no_slot_gets_free() {
     let tasks: Vec<Task> = (0..40).map(|_| Task { n: 0 }).collect();
     jobs::enqueue_many(&mut bench.conn().await, &tasks, &EnqueueOptions::default()).await.unwrap();
     let settings = Settings { concurrency: 1, prefetch: 10, ..quick() };
-    let life = life(MS(3_000));
+    let life = life(MS(10_000));
     let log = bench.log.clone();
     worker_at(&bench.pool, bench.database.url(), settings)
         .register::<Task, _, _, _>(move |_, task: Task| {

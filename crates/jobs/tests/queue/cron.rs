@@ -27,7 +27,7 @@ async fn three_schedulers_that_come_and_go_make_one_job_for_each_tick_and_miss_n
     let bench = Bench::new().await;
     let each_second = || line("each_second", "* * * * * *", CatchUp::All);
     let start = || {
-        let life = life(MS(1_000));
+        let life = life(MS(10_000));
         let handler = async |_: jobs::JobContext, _: Tick| Ok::<_, JobError>(());
         let handle = bench.worker().register::<Tick, _, _, _>(handler).schedule([each_second()]).start(&life);
         (life, handle)
@@ -74,7 +74,7 @@ async fn after_an_outage_each_line_catches_up_as_it_says() {
         ]
     };
     let run = async || {
-        let life = life(MS(1_000));
+        let life = life(MS(10_000));
         let handle = bench.worker().schedule(lines()).start(&life);
         eventually("looked", async || handle.last_tick_age().is_some()).await;
         end(&life).await;
@@ -104,7 +104,7 @@ async fn after_an_outage_each_line_catches_up_as_it_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_overview_shows_the_last_and_the_next_tick() {
     let bench = Bench::new().await;
-    let life = life(MS(500));
+    let life = life(MS(10_000));
     let berlin =
         CronLine::new("nightly", "30 3 * * *", Tz::Europe__Berlin, CatchUp::One, |at| Tick { at }).unwrap();
     let handle = bench.worker().schedule([berlin]).start(&life);

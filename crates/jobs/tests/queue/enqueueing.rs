@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use jobs::{
-    EnqueueOptions, Enqueued, Error, JobError, JobSpec, JobState, Unique,
+    EnqueueOptions, Enqueued, Error, JobError, JobSpec, JobState, Settings, Unique,
     testing::{assert_enqueued, assert_not_enqueued, drain_until_empty, fast_forward},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::Connection as _;
 
-use crate::common::{Bench, MS, Task, end, life};
+use crate::common::{Bench, MS, Task, end, life, quick, worker_at};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_of_a_rolled_back_transaction_never_was() {
     let bench = Bench::new().await;
-    let life = life(MS(500));
+    let life = life(MS(10_000));
     let log = bench.log.clone();
     bench
         .worker()
@@ -105,7 +105,7 @@ async fn a_transaction_left_open_after_a_duplicate_does_not_keep_the_job_from_en
     let mut open = conn.begin().await.unwrap();
     let duplicate = jobs::enqueue(&mut open, &sync(1, "r"), EnqueueOptions::default()).await.unwrap();
     assert_eq!(duplicate, Enqueued::Duplicate(id));
-    let life = life(MS(500));
+    let life = life(MS(10_000));
     bench.worker().register::<Sync, _, _, _>(async |_, _| Ok::<_, JobError>(())).start(&life);
     bench.until(id, JobState::Completed).await;
     end(&life).await;
@@ -195,12 +195,15 @@ async fn the_helpers_for_tests_find_what_was_enqueued() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_for_later_runs_when_its_time_has_come() {
     let bench = Bench::new().await;
-    let life = life(MS(500));
-    bench.worker().register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(())).start(&life);
+    let life = life(MS(10_000));
+    // Nothing but the timer would find it in time.
+    let settings = Settings { poll_interval: Duration::from_secs(3_600), ..quick() };
+    worker_at(&bench.pool, bench.database.url(), settings)
+        .register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(()))
+        .start(&life);
     let options = EnqueueOptions { delay: Some(MS(400)), ..Default::default() };
     let id = bench.enqueue_with(1, options).await;
     let job = bench.until(id, JobState::Completed).await;
-    let late = (job.started_at.unwrap() - job.run_at).num_milliseconds();
-    assert!((0..500).contains(&late), "started {late} ms after it was due");
+    assert!(job.started_at.unwrap() >= job.run_at);
     end(&life).await;
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 use jobs::{JobContext, JobError, JobState, Settings};
 use test_support::{FaultProxy, Mode};
 
-use crate::common::{Bench, MS, Task, end, eventually, life, pool, quick, worker_at};
+use crate::common::{Bench, MS, Task, end, eventually, life, pool, quick, short_lease, worker_at};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_whose_connection_is_terminated_listens_again() {
     let bench = Bench::new().await;
-    let life = life(MS(500));
+    let life = life(MS(10_000));
     // No poll to fall back on.
     let settings = Settings { poll_interval: Duration::from_secs(3_600), ..quick() };
     worker_at(&bench.pool, bench.database.url(), settings)
@@ -31,7 +31,7 @@ async fn a_listener_whose_connection_is_terminated_listens_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_connection_terminated_again_and_again_loses_and_doubles_nothing() {
     let bench = Bench::new().await;
-    let life = life(MS(3_000));
+    let life = life(MS(10_000));
     let log = bench.log.clone();
     bench
         .worker()
@@ -69,10 +69,9 @@ async fn every_connection_terminated_again_and_again_loses_and_doubles_nothing()
 async fn an_acknowledgement_waits_for_a_database_that_is_away_for_a_moment() {
     let bench = Bench::new().await;
     let (proxy, url) = FaultProxy::in_front_of(bench.database.url()).await;
-    let life = life(MS(3_000));
-    let settings = Settings { lease: Duration::from_secs(30), ..quick() };
+    let life = life(MS(10_000));
     let log = bench.log.clone();
-    worker_at(&pool(&url).await, &url, settings)
+    worker_at(&pool(&url).await, &url, quick())
         .register::<Task, _, _, _>(move |_, _| {
             let log = log.clone();
             async move {
@@ -98,7 +97,7 @@ async fn an_acknowledgement_waits_for_a_database_that_is_away_for_a_moment() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lease_is_kept_while_the_pool_is_exhausted() {
     let bench = Bench::new().await;
-    let life = life(MS(500));
+    let life = life(MS(10_000));
     let small = sqlx::postgres::PgPoolOptions::new()
         .max_connections(1)
         .acquire_timeout(MS(300))
@@ -107,20 +106,20 @@ async fn the_lease_is_kept_while_the_pool_is_exhausted() {
         .unwrap();
     let id = bench.enqueue(1).await;
     let log = bench.log.clone();
-    worker_at(&small, bench.database.url(), quick())
+    worker_at(&small, bench.database.url(), short_lease())
         .register::<Task, _, _, _>(move |ctx: JobContext, _| {
             let log = log.clone();
             async move {
                 // Holds the only connection for longer than the lease.
                 let _conn = ctx.pool().acquire().await?;
                 log.add("began");
-                tokio::time::sleep(MS(2_000)).await;
+                tokio::time::sleep(MS(2_500)).await;
                 Ok::<_, JobError>(())
             }
         })
         .start(&life);
     bench.logged("began", 1).await;
-    let other = crate::common::life(MS(500));
+    let other = crate::common::life(MS(10_000));
     bench.worker().queue("default", 1).start(&other);
     let job = bench.until(id, JobState::Completed).await;
     assert_eq!((job.attempt, job.errors.len()), (1, 0));
@@ -133,7 +132,7 @@ async fn a_worker_that_starts_before_its_database_waits_for_it() {
     let bench = Bench::new().await;
     let (proxy, url) = FaultProxy::in_front_of(bench.database.url()).await;
     proxy.set(Mode::Refuse);
-    let life = life(MS(500));
+    let life = life(MS(10_000));
     let lazy = sqlx::postgres::PgPoolOptions::new().acquire_timeout(MS(500)).connect_lazy(&url).unwrap();
     let handle = worker_at(&lazy, &url, quick())
         .register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(()))

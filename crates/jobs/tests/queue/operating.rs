@@ -75,7 +75,7 @@ async fn a_job_that_waits_for_its_retry_can_be_made_due_or_cancelled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn queues_and_workers_are_seen_as_they_are() {
     let bench = Bench::new().await;
-    let life = life(MS(500));
+    let life = life(MS(10_000));
     bench.worker().queue("idle", 1).start(&life);
     let other = EnqueueOptions { queue: Some("unserved".into()), ..Default::default() };
     for n in 0..3 {
@@ -85,6 +85,7 @@ async fn queues_and_workers_are_seen_as_they_are() {
     bench.enqueue_with(9, later).await;
     let mut conn = bench.conn().await;
     eventually("introduced", async || jobs::queues(&mut conn).await.unwrap().len() == 2).await;
+    eventually("registered", async || jobs::workers(&mut conn).await.unwrap().len() == 1).await;
     let queues = jobs::queues(&mut conn).await.unwrap();
     let seen: Vec<_> = queues.iter().map(|q| (q.name.as_str(), q.ready, q.scheduled, q.running)).collect();
     assert_eq!(seen, [("idle", 0, 0, 0), ("unserved", 3, 1, 0)]);

@@ -48,7 +48,7 @@ fn worker(bench: &Bench) -> Worker {
 }
 
 async fn rescue(bench: &Bench) {
-    let life = crate::common::life(MS(1_000));
+    let life = crate::common::life(MS(10_000));
     bench.worker().queue("default", 1).start(&life);
     let running = "select count(*) from job where state = 'running'";
     crate::common::eventually("rescued", async || bench.number(running).await == 0).await;
