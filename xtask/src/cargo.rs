@@ -34,6 +34,12 @@ pub(crate) fn output_dir() -> Result<PathBuf> {
     own.parent().map(Path::to_owned).context("a program is in a directory")
 }
 
+/// Where cargo puts everything: the parent of the directory of this program's profile.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    let own = output_dir()?;
+    own.parent().map(Path::to_owned).context("a profile's directory is in the target directory")
+}
+
 /// Runs a command to its end, with this terminal's input and output.
 pub(crate) fn run(command: &mut Command) -> Result<ExitStatus> {
     let name = command.get_program().to_string_lossy().into_owned();

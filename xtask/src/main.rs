@@ -7,6 +7,7 @@
     reason = "a developer tool, no part of the served program: it reads the variables that it documents, and no test moves its clock"
 )]
 
+mod bench;
 mod cargo;
 mod http;
 mod image;
@@ -42,6 +43,8 @@ enum Command {
     Verify(verify::Args),
     /// Regenerate the descriptions of SQL queries in .sqlx
     Prepare(prepare::Args),
+    /// Measure, beside a yardstick in the same run
+    Bench(bench::Args),
     /// Build the container image and try the compose stack
     Image(image::Args),
 }
@@ -65,6 +68,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Stack(args) => stack::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Prepare(args) => prepare::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Image(args) => image::run(args),
     }
 }

@@ -1,0 +1,32 @@
+//! `cargo xtask bench`: figures beside their yardstick, in one run, on services of their own.
+
+mod proxy;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask bench proxy                  what the API adds to the first token
+  cargo xtask bench proxy --requests 2000";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Time to first token through the API, beside a direct connection to the engine; memory of the idle API
+    Proxy(proxy::Args),
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    match &args.what {
+        What::Proxy(args) => proxy::run(args),
+    }
+}
