@@ -100,7 +100,7 @@ async fn the_lease_is_kept_while_the_pool_is_exhausted() {
     let life = life(MS(10_000));
     let small = sqlx::postgres::PgPoolOptions::new()
         .max_connections(1)
-        .acquire_timeout(MS(300))
+        .acquire_timeout(MS(10_000))
         .connect(bench.database.url())
         .await
         .unwrap();
