@@ -28,10 +28,18 @@ pub(crate) fn cargo(project: &Project) -> Command {
     command
 }
 
+/// This program. A build in between may have replaced the file; Linux then adds a remark to the old one's name.
+pub(crate) fn own_program() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find this program")?;
+    match own.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
+        Some(path) if !own.exists() => Ok(PathBuf::from(path)),
+        _ => Ok(own),
+    }
+}
+
 /// Where cargo puts programs of the profile that this one was built with.
 pub(crate) fn output_dir() -> Result<PathBuf> {
-    let own = std::env::current_exe().context("cannot find this program")?;
-    own.parent().map(Path::to_owned).context("a program is in a directory")
+    own_program()?.parent().map(Path::to_owned).context("a program is in a directory")
 }
 
 /// Where cargo puts everything: the parent of the directory of this program's profile.

@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 
 use super::state::{Phase, State};
 use super::{Args, Place, supervisor};
+use crate::cargo;
 use crate::interrupts::{self, Interrupted};
 use crate::ui::Ui;
 
@@ -29,7 +30,7 @@ pub(super) fn run(args: &Args, place: &Place) -> Result<ExitCode> {
     fs::create_dir_all(place.logs()).with_context(|| format!("cannot create {}", place.logs().display()))?;
     let log_path = place.logs().join("stack.log");
     let log = File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
-    let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
+    let mut command = Command::new(cargo::own_program()?);
     command.args(["stack", "--supervised", "--no-install"]);
     if args.watch {
         command.arg("--watch");

@@ -10,7 +10,7 @@ use devstack::process::output_within;
 use devstack::{Record, System};
 
 use super::{Bench, Outcome};
-use crate::smoke;
+use crate::{cargo, smoke};
 
 /// It may have to be built first.
 const START_TIMEOUT: Duration = Duration::from_secs(1800);
@@ -48,7 +48,7 @@ impl OwnStack {
 
     /// `cargo stack <option>`; what it prints.
     fn run(&self, option: &str, timeout: Duration) -> Result<String> {
-        let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
+        let mut command = Command::new(cargo::own_program()?);
         command.args(["stack", option]).current_dir(&self.root).env("DEVSTACK_DIR", &self.dir);
         for name in super::steps::OF_A_STACK {
             command.env_remove(name);
