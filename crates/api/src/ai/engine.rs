@@ -32,6 +32,8 @@ const MAX_ANSWER: usize = 64 << 20;
 /// So much of an error is read, and so long.
 const MAX_ERROR: usize = 64 << 10;
 const ERROR_TIME: Duration = Duration::from_secs(5);
+/// So many pieces of an unfinished first event are kept apart: a piece costs more than its bytes when those are few.
+const MANY_PIECES: usize = 256;
 /// Between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// What a client may say to the engine. Everything else, credentials and cookies above all, stays here.
@@ -306,6 +308,9 @@ async fn first_event(mut rest: reqwest::Body) -> Result<Opened, Fault> {
             probe.push(data.clone(), &mut |event| first.look(&event));
             early.push(data);
             while probe.pop().is_some() {}
+            if early.len() > MANY_PIECES {
+                early = vec![early.concat().into()];
+            }
         } else {
             probe.finish(&mut |event| first.look(&event));
         }

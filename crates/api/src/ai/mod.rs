@@ -19,6 +19,7 @@
 
 mod accounting;
 mod engine;
+mod estimate;
 mod failure;
 mod headers;
 mod in_flight;

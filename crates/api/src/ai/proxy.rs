@@ -21,7 +21,7 @@ use super::{
     headers,
     in_flight::InFlight,
     request::Call,
-    reservation::{RENEWAL, Reservation},
+    reservation::{Reservation, renewal_interval},
     source::{Opening, Source},
     usage::Report,
     watch::StreamWatch,
@@ -146,7 +146,8 @@ async fn whole(
 ) -> Result<Response, Failure> {
     let Inner { config, lifecycle, .. } = &*ai.inner;
     let mut answering = std::pin::pin!(answering);
-    let mut renewal = tokio::time::interval_at(Instant::now() + RENEWAL, RENEWAL);
+    let period = renewal_interval(config.heartbeat);
+    let mut renewal = tokio::time::interval_at(Instant::now() + period, period);
     let answer = loop {
         tokio::select! {
             answer = &mut answering => break answer,

@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -18,14 +18,19 @@ use crate::admission::Caller;
 /// What an answer without a limit of its own is taken to cost, and the most that is reserved for one with a limit. The
 /// difference is settled at the end.
 const COMPLETION_CAP: u64 = 1_024;
-/// How long a permit is good. Renewed three times as often, so that one lost renewal does no harm; when the process dies the
+/// How long a permit is good. Longer than the head of an answer may be held, and than several renewals, so that a lost one does no harm; when the process dies the
 /// permit ends by itself.
-const LEASE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_secs(90);
 /// Longer than a call to Redis may take. When the client left during admission, its permit is given back so much later: else
 /// the return could overtake the taking, on another connection to Redis.
 const AFTER_UNANSWERED: Duration = Duration::from_millis(400);
-/// How often a permit is renewed, and the session looked at.
-pub(super) const RENEWAL: Duration = Duration::from_secs(20);
+/// How often a permit is renewed and the session looked at: with the heartbeat, but within these bounds.
+const RENEWALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(20));
+
+/// How often a request must call [`Reservation::renew`].
+pub(super) fn renewal_interval(heartbeat: Duration) -> Duration {
+    heartbeat.clamp(RENEWALS.0, RENEWALS.1)
+}
 
 /// Tokens and a permit that are taken. Gives back what is not used, and the permit, when dropped, wherever the request ended.
 #[derive(Debug)]
@@ -33,7 +38,9 @@ pub(super) struct Reservation {
     limiter: Limiter,
     lifecycle: Lifecycle,
     /// Set when admission begins: from then on there may be something to give back, even if its answer is never read.
-    taken: OnceLock<Taken>,
+    taken: Mutex<Option<Taken>>,
+    /// Not the request's id: that one the client may choose, and use twice.
+    permit_id: String,
     admitted: bool,
     used: u64,
     revoked: Arc<AtomicBool>,
@@ -49,7 +56,15 @@ struct Taken {
 
 impl Reservation {
     pub(super) fn new(limiter: Limiter, lifecycle: Lifecycle) -> Self {
-        Self { limiter, lifecycle, taken: OnceLock::new(), admitted: false, used: 0, revoked: Arc::default() }
+        Self {
+            limiter,
+            lifecycle,
+            taken: Mutex::default(),
+            permit_id: Uuid::now_v7().simple().to_string(),
+            admitted: false,
+            used: 0,
+            revoked: Arc::default(),
+        }
     }
 
     /// Adds to an admission what this request takes: one request, its tokens by the minute and by the day, and a permit.
@@ -69,18 +84,21 @@ impl Reservation {
             [charge(caller, &policies.ai_tokens, cost), charge(caller, &policies.ai_tokens_daily, cost)];
         let permit = Permit {
             subject: format!("user:{}", caller.user_id),
-            // Not the request's id: that one the client may choose, and use twice.
-            id: Uuid::now_v7().simple().to_string(),
+            id: self.permit_id.clone(),
             limit: policies.concurrent_streams,
             lease: LEASE,
         };
         for charge in [&requests, &tokens[0], &tokens[1]] {
             admission.charge(&charge.policy, charge.subject.as_str(), charge.cost);
         }
+        admission.permit(permit.clone());
         let session = caller.session_id.map(|id| (id, caller.issued_at));
-        // Asked a second time (an API key's record had to be loaded), the first answer took nothing: the id is used again.
-        let taken = self.taken.get_or_init(|| Taken { permit, tokens, session });
-        admission.permit(taken.permit.clone());
+        // Asked a second time, because the record of an API key had to be loaded, the first answer took nothing.
+        *self.taken() = Some(Taken { permit, tokens, session });
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Option<Taken>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The limits said yes.
@@ -90,7 +108,7 @@ impl Reservation {
 
     /// The limits said no: there is nothing to give back.
     pub(super) fn refused(&mut self) {
-        self.taken.take();
+        self.taken().take();
     }
 
     /// So many tokens were used in the end.
@@ -100,8 +118,10 @@ impl Reservation {
 
     /// Prolongs the permit, and asks whether the session was ended meanwhile; the answer is in [`Self::is_revoked`] soon.
     pub(super) fn renew(&self) {
-        let Some(taken) = self.taken.get() else { return };
-        let (limiter, permit, session) = (self.limiter.clone(), taken.permit.clone(), taken.session);
+        let Some((permit, session)) = self.taken().as_ref().map(|t| (t.permit.clone(), t.session)) else {
+            return;
+        };
+        let limiter = self.limiter.clone();
         let revoked = self.revoked.clone();
         self.lifecycle.spawn_task(async move {
             limiter.renew(&permit).await;
@@ -122,7 +142,7 @@ impl Reservation {
 
     /// Gives back now what would be given back at the drop.
     pub(super) fn settle(&mut self) {
-        let Some(taken) = self.taken.take() else { return };
+        let Some(taken) = self.taken().take() else { return };
         let mut settlement = Settlement { permit: Some(taken.permit), ..Settlement::default() };
         // Without an answer to the admission it is not known whether anything was charged, so nothing is given back.
         if self.admitted {

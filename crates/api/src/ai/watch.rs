@@ -19,7 +19,7 @@ use super::{
     Outcome, Protocol,
     failure::{EngineError, Fault, Timer},
     in_flight::InFlight,
-    reservation::RENEWAL,
+    reservation::renewal_interval,
     usage::Report,
 };
 
@@ -95,7 +95,7 @@ impl StreamWatch {
                 idle_timeout: config.idle_timeout,
                 heartbeat: config.heartbeat,
                 total: started + config.stream_timeout,
-                renewal: started + RENEWAL,
+                renewal: started + renewal_interval(config.heartbeat),
                 frame_at: now,
                 last_sent: now,
                 quiet: Duration::ZERO,
@@ -192,7 +192,7 @@ impl StreamWatch {
             return Some(Signal::End(self.fail(&Fault::Revoked)));
         }
         if now >= self.timers.renewal {
-            self.timers.renewal = now + RENEWAL;
+            self.timers.renewal = now + renewal_interval(self.timers.heartbeat);
             self.request.renew();
         }
         if between && now >= self.timers.last_sent + self.timers.heartbeat {

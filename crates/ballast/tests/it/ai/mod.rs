@@ -49,7 +49,8 @@ async fn open(user: &Persona, route: &str, body: Value) -> Response {
     let response = user.request(Method::POST, route).json(&body).send().await.unwrap();
     let status = response.status();
     if status != 200 {
-        panic!("{status}: {}", response.text().await.unwrap());
+        let text = response.text().await.unwrap();
+        panic!("{status}: {text}");
     }
     assert_eq!(response.headers()["content-type"], "text/event-stream; charset=utf-8");
     response
