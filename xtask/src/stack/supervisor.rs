@@ -102,8 +102,14 @@ impl<'a> Supervisor<'a> {
         self.ui.step("ready");
         let hints =
             Hints { exports: &self.exports, own_engine: self.engine.is_some(), logs: self.logs.as_deref() };
-        hints.print(&self.ui);
-        self.note(Phase::Ready)?;
+        if self.logs.is_some() {
+            // Whoever waits for the note shows what was said until then.
+            hints.print(&self.ui);
+            self.note(Phase::Ready)?;
+        } else {
+            self.note(Phase::Ready)?;
+            hints.print(&self.ui);
+        }
         Ok(binary)
     }
 
