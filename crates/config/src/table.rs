@@ -120,7 +120,7 @@ pub const VARIABLES: &[Variable] = &[
         "From SIGTERM to the end of the process (1s to 15m). Must be at least 5 s below the platform's draining time.").aka(&["SHUTDOWN_TIMEOUT", "GRACEFUL_SHUTDOWN_TIMEOUT"]),
 
     v(STORES, "DATABASE_URL", Both, Required, "postgres://ballast:secret@localhost:5432/ballast",
-        "Postgres 14 or newer. TLS by `?sslmode=verify-full`. May be a transaction pooler (PgBouncer, Neon) when DATABASE_DIRECT_URL is set.").secret(),
+        "Postgres 14 or newer. TLS by `?sslmode=verify-full`. May be a transaction pooler that keeps track of prepared statements (PgBouncer 1.21 or newer with max_prepared_statements above 0, Neon) when DATABASE_DIRECT_URL is set; statement timeouts are then the role's (`alter role ... set statement_timeout`).").secret(),
     v(STORES, "DATABASE_DIRECT_URL", Both, Optional, "postgres://ballast:secret@db.internal:5432/ballast",
         "The same database without a pooler: for LISTEN, migrations and locks.").secret().aka(&["DIRECT_URL"]),
     v(STORES, "DATABASE_POOL_SIZE", Both, Value("10"), "10",

@@ -29,8 +29,10 @@ impl Database {
         let pooled = config.direct_url.is_some();
         let mut options = connect_options(&config.url, config, application_name)?;
         if pooled {
-            // A transaction pooler hands every statement to another server connection: nothing may depend on the session.
-            options = options.statement_cache_capacity(0);
+            // A transaction pooler hands every transaction to another server connection: no session settings. PgBouncer also
+            // refuses start-up parameters that it does not know. Prepared statements it has to keep track of itself, which
+            // PgBouncer does from 1.21 on: sqlx prepares and executes in two steps, so there is no way without them.
+            options = options.extra_float_digits(None);
         } else {
             options = with_session_timeouts(options, config);
         }
@@ -147,8 +149,20 @@ impl Database {
                     "the schema is at version {found}, this build needs {expected}: run `ballast migrate up`"
                 ))
             }
-            Err(error) => Err(describe(&error)),
+            Err(error) => Err(self.reason(&error).await),
         }
+    }
+
+    /// A pool without any connection says only that it timed out: ask the server itself why there is none.
+    async fn reason(&self, error: &Error) -> String {
+        if matches!(error, Error::Unavailable(sqlx::Error::PoolTimedOut)) && self.pool.size() == 0 {
+            let options = self.pool.connect_options();
+            let attempt = tokio::time::timeout(Duration::from_millis(400), options.connect()).await;
+            if let Ok(Err(cause)) = attempt {
+                return describe(&cause.into());
+            }
+        }
+        describe(error)
     }
 
     /// Numbers of the pool, for metrics.
