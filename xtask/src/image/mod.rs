@@ -119,7 +119,12 @@ fn up(compose: &Compose, more: &[&str], ui: &Ui) -> Result<()> {
     ui.step(&format!("docker compose up {}", more.join(" ")));
     let started = Instant::now();
     // Roles by name: `--wait` would take the end of the one-shot migration for a failure.
-    let up = [&["up", "--detach", "--wait", "--wait-timeout", "180"], more, &["api", "worker"]].concat();
+    let up = [
+        &["--progress", "quiet", "up", "--detach", "--wait", "--wait-timeout", "180"],
+        more,
+        &["api", "worker"],
+    ]
+    .concat();
     if compose.run(&up).is_err() {
         interrupts::check()?;
         let _ = compose.run(&["ps", "--all"]);

@@ -33,8 +33,14 @@ impl OwnStack {
         let dir = bench.project.data_dir()?.join("verify");
         let mut stack = Self { root, dir, said: String::new(), exports: Vec::new() };
         bench.ui.step("starting a stack");
-        stack.said = stack.run("--detach", START_TIMEOUT)?;
-        for line in stack.run("--env", COMMAND_TIMEOUT)?.lines() {
+        // The tests, which ran before, have built the program. `cargo build` alone would build half the dependencies once
+        // more: without the features that only tests ask for.
+        let built = cargo::output_dir()?.join("ballast");
+        let built = built.to_str().filter(|_| built.exists());
+        let arguments =
+            built.map_or_else(|| vec!["--detach"], |program| vec!["--detach", "--binary", program]);
+        stack.said = stack.run(&arguments, START_TIMEOUT)?;
+        for line in stack.run(&["--env"], COMMAND_TIMEOUT)?.lines() {
             let pair = line.strip_prefix("export ").and_then(|line| line.split_once('='));
             let (name, value) = pair.with_context(|| format!("`cargo stack --env` says {line}"))?;
             stack.exports.push((name.to_owned(), value.trim_matches('\'').to_owned()));
@@ -46,17 +52,21 @@ impl OwnStack {
         self.exports.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
     }
 
-    /// `cargo stack <option>`; what it prints.
-    fn run(&self, option: &str, timeout: Duration) -> Result<String> {
+    /// `cargo stack <options>`; what it prints.
+    fn run(&self, options: &[&str], timeout: Duration) -> Result<String> {
         let mut command = Command::new(cargo::own_program()?);
-        command.args(["stack", option]).current_dir(&self.root).env("DEVSTACK_DIR", &self.dir);
+        command.arg("stack").args(options).current_dir(&self.root).env("DEVSTACK_DIR", &self.dir);
         for name in super::steps::OF_A_STACK {
             command.env_remove(name);
         }
         let out = output_within(&mut command, timeout)?;
         let said = String::from_utf8_lossy(&out.stdout).into_owned();
         if !out.status.success() {
-            bail!("`cargo stack {option}` failed:\n{said}{}", String::from_utf8_lossy(&out.stderr));
+            bail!(
+                "`cargo stack {}` failed:\n{said}{}",
+                options.join(" "),
+                String::from_utf8_lossy(&out.stderr)
+            );
         }
         Ok(said)
     }
@@ -79,7 +89,7 @@ impl OwnStack {
 
 impl Drop for OwnStack {
     fn drop(&mut self) {
-        let _ = self.run("--stop", STOP_TIMEOUT);
+        let _ = self.run(&["--stop"], STOP_TIMEOUT);
     }
 }
 
@@ -97,7 +107,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<Outcome> {
         bench.ui.step("the printed commands were not tried: there is no curl");
     }
     let records = stack.records()?;
-    stack.run("--stop", STOP_TIMEOUT)?;
+    stack.run(&["--stop"], STOP_TIMEOUT)?;
     for record in &records {
         ensure!(
             !record.id.is_alive(),
