@@ -9,7 +9,7 @@
 # ---- The tool that builds the dependencies as a layer of their own.
 FROM rust:1.95-slim-bookworm AS chef
 # Without optimisation: it runs twice for a second, and this way it is built in half a minute.
-RUN cargo install cargo-chef --locked --debug --version 0.1.78
+RUN CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-chef --locked --debug --version 0.1.78
 WORKDIR /build
 
 # ---- What the dependencies are: changes only with a manifest or the lockfile.
