@@ -54,12 +54,13 @@ async fn a_plain_request_id_is_kept_and_a_hostile_one_replaced() {
     }
 }
 
+async fn boom() -> String {
+    panic!("the secret is hunter2")
+}
+
 #[tokio::test]
 async fn a_panic_is_a_500_that_tells_nothing_and_the_process_goes_on() {
     let app = TestApp::start().await;
-    async fn boom() -> String {
-        panic!("the secret is hunter2")
-    }
     let router = Router::new()
         .route("/boom", get(boom))
         .layer(middleware::from_fn_with_state(app.state.clone(), api::edge::layer));
