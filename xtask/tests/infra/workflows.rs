@@ -119,6 +119,11 @@ fn only_what_ci_passed_is_deployed() {
     let steps = steps(job);
     let checkout = steps.iter().find(|step| step["uses"].as_str().is_some()).unwrap();
     assert_eq!(checkout["with"]["ref"].as_str(), Some("${{ github.event.workflow_run.head_sha }}"));
+    // Only what talks to Railway, or asks whether it may, sees the token.
+    let with_token = |step: &&Yaml| !step["env"]["RAILWAY_TOKEN"].is_badvalue();
+    assert!(job["env"]["RAILWAY_TOKEN"].is_badvalue());
+    assert_eq!(steps.iter().filter(with_token).count(), 3);
+    assert!(!steps.iter().filter(with_token).any(|step| step["run"].as_str().unwrap().contains("npm")));
     // Without a token there is a notice, and nothing else happens.
     assert!(steps[0]["run"].as_str().unwrap().contains("::notice"));
     assert!(steps[1..].iter().all(|step| step["if"].as_str() == Some("steps.token.outputs.found == 'true'")));
