@@ -6,6 +6,7 @@
 
 mod detach;
 mod hints;
+mod ports;
 mod role;
 mod state;
 mod supervisor;

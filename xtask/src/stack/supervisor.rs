@@ -6,10 +6,11 @@ use std::process::{Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
+use devstack::Services;
 use devstack::process::output_within;
-use devstack::{Services, ports};
 
 use super::hints::Hints;
+use super::ports::Ports;
 use super::role::Role;
 use super::state::{Phase, State};
 use super::watch::Watch;
@@ -26,15 +27,6 @@ const SEED_TIMEOUT: Duration = Duration::from_secs(60);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Ports of the stack, all on 127.0.0.1.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ports {
-    pub(super) api: u16,
-    pub(super) admin: u16,
-    pub(super) worker: u16,
-    pub(super) engine: u16,
-}
-
 /// A stack that this process runs.
 #[derive(Debug)]
 pub(super) struct Supervisor<'a> {
@@ -46,6 +38,7 @@ pub(super) struct Supervisor<'a> {
     engine: Option<Role>,
     api: Option<Role>,
     worker: Option<Role>,
+    ports: Option<Ports>,
     exports: Vec<(String, String)>,
 }
 
@@ -58,8 +51,8 @@ enum End {
 impl<'a> Supervisor<'a> {
     pub(super) fn new(args: &'a Args, place: &'a Place) -> Self {
         let logs = args.supervised.then(|| place.logs());
-        let (services, engine, api, worker, exports) = (None, None, None, None, Vec::new());
-        Self { args, place, ui: Ui::new(), logs, services, engine, api, worker, exports }
+        let (services, engine, api, worker, ports) = (None, None, None, None, None);
+        Self { args, place, ui: Ui::new(), logs, services, engine, api, worker, ports, exports: Vec::new() }
     }
 
     pub(super) fn run(mut self) -> Result<ExitCode> {
@@ -84,7 +77,8 @@ impl<'a> Supervisor<'a> {
             Some(binary) => binary.clone(),
             None => build(self.place, &self.ui)?,
         };
-        let ports = self.pick_ports()?;
+        let ports = Ports::pick(&self.ui)?;
+        self.ports = Some(ports);
         self.collect_exports(ports);
         self.migrate(&binary)?;
         let demo = self.seed(&binary)?;
@@ -122,27 +116,6 @@ impl<'a> Supervisor<'a> {
         }
         self.services = Some(services);
         self.note(Phase::Starting)
-    }
-
-    fn pick_ports(&self) -> Result<Ports> {
-        let mut taken: Vec<u16> = Vec::new();
-        let mut pick = |name: &str, preferred: Option<u16>| -> Result<u16> {
-            let mut port = ports::free_port(preferred)?;
-            while taken.contains(&port) {
-                port = ports::free_port(None)?;
-            }
-            taken.push(port);
-            if let Some(preferred) = preferred.filter(|preferred| *preferred != port) {
-                self.ui.step(&format!("port {preferred} is taken: {name} uses {port}"));
-            }
-            Ok(port)
-        };
-        Ok(Ports {
-            api: pick("the API", Some(number("PORT").unwrap_or(8080)))?,
-            admin: pick("the API's metrics", Some(number("ADMIN_PORT").unwrap_or(9090)))?,
-            worker: pick("the worker", Some(number("WORKER_PORT").unwrap_or(8081)))?,
-            engine: pick("the engine", None)?,
-        })
     }
 
     fn collect_exports(&mut self, ports: Ports) {
@@ -325,26 +298,13 @@ impl<'a> Supervisor<'a> {
             return Ok(());
         }
         self.migrate(binary).context("the previous version keeps running")?;
-        let ports = self.ports_from_exports()?;
+        let ports = self.ports.expect("ports are picked before anything can be reloaded");
         stop_together([self.api.take(), self.worker.take()]);
         self.start_api_and_worker(binary, ports)?;
         self.wait_ready()?;
         self.note(Phase::Ready)?;
         self.ui.step("ready again");
         Ok(())
-    }
-
-    fn ports_from_exports(&self) -> Result<Ports> {
-        let port = |name: &str| {
-            let (_, url) = self.exports.iter().find(|(key, _)| key == name).context("no such address")?;
-            url.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).context("an address without port")
-        };
-        Ok(Ports {
-            api: port("API_URL")?,
-            admin: port("ADMIN_URL")?,
-            worker: port("WORKER_ADMIN_URL")?,
-            engine: 0,
-        })
     }
 
     /// API and worker drain while the engine, Redis and Postgres are still there for them.
@@ -433,10 +393,6 @@ fn modified(path: &Path) -> Option<SystemTime> {
 
 fn set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty())
-}
-
-fn number(name: &str) -> Option<u16> {
-    std::env::var(name).ok()?.parse().ok()
 }
 
 /// As a shell reports it.
