@@ -86,12 +86,16 @@ def main() -> None:
         client.chat.completions.create(model=MODEL, messages=[])
     except openai.BadRequestError as error:
         print(f"{type(error).__name__}: {error.body['message']}")
+    else:
+        sys.exit("a request without messages was not refused")
 
     title("a wrong key")
     try:
         openai.OpenAI(base_url=f"{API_URL}/v1", api_key="blst_wrong").models.list()
     except openai.AuthenticationError as error:
         print(f"{type(error).__name__}: {error.body['message']}")
+    else:
+        sys.exit("a wrong key was not refused")
 
     title("what it cost")
     request = urllib.request.Request(f"{API_URL}/v1/usage?days=1", headers={"authorization": f"Bearer {key}"})

@@ -242,6 +242,23 @@ fn a_torn_event_is_dropped_and_a_long_one_is_closed() {
 }
 
 #[test]
+fn an_event_that_the_input_ended_in_is_known_as_cut() {
+    let mut cut = vec![];
+    let mut relay = Relay::default();
+    relay.push(Bytes::from_static(b"data: 1\n\ndata: {\"to"), &mut |event| {
+        cut.push(event.is_cut());
+        Verdict::Keep
+    });
+    relay.finish(&mut |event| {
+        cut.push(event.is_cut());
+        Verdict::Drop
+    });
+    assert_eq!(cut, [false, true]);
+    assert_eq!(relay.pop().unwrap(), "data: 1\n\n");
+    assert_eq!(relay.pop(), None);
+}
+
+#[test]
 fn a_line_of_10_mib_and_256_mib_without_a_line_end_pass_in_flat_memory() {
     let block = Bytes::from(vec![b'x'; 64 << 10]);
     for blocks in [160, 4_096] {
