@@ -19,8 +19,10 @@ use crate::{
     edge::{LimitStates, RequestId},
 };
 
-/// How long a key's record is kept in Redis. Revoking a key deletes it, so this only bounds forgotten changes.
-const RECORD_TTL: Duration = Duration::from_secs(300);
+/// How long a key's record is kept in Redis. Revoking a key replaces it, so this only bounds forgotten changes.
+pub(crate) const RECORD_TTL: Duration = Duration::from_secs(300);
+/// A key that does not exist may be made in a moment.
+const DEAD_RECORD_TTL: Duration = Duration::from_secs(10);
 
 /// Who is asking, admitted.
 #[derive(Debug, Clone)]
@@ -61,6 +63,21 @@ impl Caller {
         self.session_id.ok_or_else(|| {
             Error::forbidden("session_required", "An API key may not do this: log in instead.")
         })
+    }
+
+    /// As [`Self::require_session`], and asks the database whether the session still lives: for what must not be done with a
+    /// token whose session was ended while Redis, which holds the mark of that, was out.
+    pub async fn require_live_session(&self, state: &AppState) -> Result<Uuid> {
+        let session_id = self.require_session()?;
+        let active = state
+            .database
+            .call("sessions.is_active", async |c| db::sessions::is_active(c, session_id).await)
+            .await?;
+        if active {
+            Ok(session_id)
+        } else {
+            Err(Error::unauthorized("revoked", "This session was ended: log in again."))
+        }
     }
 
     /// A policy with the rate that holds for this caller.
@@ -158,16 +175,22 @@ impl Pending {
             let opens = record.accepts(key, self.state.clock.now());
             let mut admission = Admission::default();
             admission.with_record(key.public_id(), etag.as_ref());
-            // A key that does not open its record must not use up the limits of the one that does, so this round only asks
-            // whether the record is current.
-            let admission = if opens { self.fill(admission, &caller, add) } else { admission };
+            // A key that does not open its record must not use up the limits of the one that does: it is charged to its address.
+            let admission = if opens {
+                self.fill(admission, &caller, add)
+            } else {
+                let global = &self.state.limiter.policies().global;
+                admission.charge(global, format!("ip:{}", self.client.bucket()), 1);
+                admission
+            };
             match self.state.limiter.admit(&admission).await {
                 Decision::RecordChanged(encoded) => known = records.remember(key.public_id(), &encoded),
                 Decision::RecordMissing => known = Some(self.load_record(key).await?),
-                // Redis is out and the process does not know the key.
-                Decision::Admitted(a) if etag.is_empty() && a.local => {
+                // Redis is out, and the process does not know the key, or did not ask for it lately.
+                Decision::Admitted(a) if a.local && (etag.is_empty() || records.is_old(key.public_id())) => {
                     known = Some(self.load_record(key).await?);
                 }
+                Decision::Limited(limited) if !opens => return Err(Error::limited(&limited)),
                 _ if !opens => {
                     metrics::counter!("auth_refused_total", "reason" => "api key").increment(1);
                     return Err(Error::unauthorized(
@@ -190,7 +213,8 @@ impl Pending {
         let record = row.map_or_else(Record::nobody, Record::from_row);
         let encoded = record.encode().map_err(Error::internal)?;
         // While Redis is out the record stays in the process; that is what the cache is for.
-        let _ = self.state.limiter.store_record(key.public_id(), &encoded, RECORD_TTL).await;
+        let keep = if record.dead { DEAD_RECORD_TTL } else { RECORD_TTL };
+        let _ = self.state.limiter.add_record(key.public_id(), &encoded, keep).await;
         let known = self.state.key_records.remember(key.public_id(), &encoded);
         known.ok_or_else(|| Error::internal(anyhow::anyhow!("an encoded record can be read again")))
     }
@@ -240,7 +264,7 @@ impl FromRequestParts<AppState> for Admin {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self> {
         let caller = Caller::from_request_parts(parts, state).await?;
-        caller.require_session()?;
+        caller.require_live_session(state).await?;
         match caller.role.as_str() {
             "admin" => Ok(Self(caller)),
             _ => Err(Error::forbidden("admin_required", "Only administrators may do this.")),

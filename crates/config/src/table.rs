@@ -176,7 +176,7 @@ pub const VARIABLES: &[Variable] = &[
     v(AUTH, "SERVER_SECRET", Api, Sample { value: "62616c6c6173742d646576656c6f706d656e742d73616d706c652d7365637265", sample: "62616c6c6173742d646576656c6f706d656e742d73616d706c652d7365637265" }, "64 hex digits",
         "32 random bytes in hex. Derives refresh tokens and hides e-mail addresses in Redis keys; every replica needs the same.").secret().aka(&["JWT_REFRESH_SECRET", "SESSION_SECRET"]),
     v(AUTH, "SIGNUP", Api, PerEnvironment { development: "open", deployed: "closed" }, "closed",
-        "Who may register: open, invite or closed. Open sign-up spends AI money."),
+        "Who may register: open or closed. Open sign-up spends AI money."),
     v(AUTH, "PASSWORD_HASH_CONCURRENCY", Api, Value("2"), "2",
         "Password hashings at a time, 19 MiB and about 20 ms of CPU each (1 to 64). Excess waits 2 s, then 503."),
 

@@ -14,6 +14,8 @@ use tokio::time::Instant;
 use crate::Database;
 
 static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
+/// How long one attempt to connect may take.
+const CONNECT: Duration = Duration::from_secs(10);
 /// Any constant will do, as long as nobody else on the database uses it.
 const LOCK_KEY: i64 = 0x6261_6c6c_6173_7401;
 
@@ -23,6 +25,9 @@ pub enum MigrateError {
     /// The server is older than what the migrations are written for.
     #[error("Postgres {0} is too old: 14 or newer is needed")]
     TooOld(String),
+    /// Only the build that brought a migration knows how to take it back.
+    #[error("migration {0} was applied by a newer build: take it back with that one")]
+    Newer(i64),
     /// The database cannot be reached.
     #[error("{0}")]
     Connect(String),
@@ -100,7 +105,7 @@ impl Migrations {
         let give_up = Instant::now() + patience;
         let mut backoff = runtime::backoff::Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
         loop {
-            match self.options.connect().await {
+            match self.connect_once().await {
                 Ok(c) => {
                     let _ = c.close().await;
                     return Ok(());
@@ -141,6 +146,9 @@ impl Migrations {
         self.locked(patience, async |c| {
             let versions: Vec<i64> = applied(c).await?.into_iter().map(|(v, _)| v).collect();
             let Some((last, rest)) = versions.split_last() else { return Ok(None) };
+            if !MIGRATOR.version_exists(*last) {
+                return Err(MigrateError::Newer(*last));
+            }
             migrator().undo(&mut *c, rest.last().copied().unwrap_or(0)).await?;
             Ok(Some(*last))
         })
@@ -179,7 +187,13 @@ impl Migrations {
     }
 
     async fn connect(&self) -> Result<PgConnection, MigrateError> {
-        self.options.connect().await.map_err(|e| MigrateError::Connect(crate::database::describe(&e.into())))
+        self.connect_once().await.map_err(|e| MigrateError::Connect(crate::database::describe(&e.into())))
+    }
+
+    /// A server that takes the connection and then says nothing must not hold a deploy up for ever.
+    async fn connect_once(&self) -> Result<PgConnection, sqlx::Error> {
+        let attempt = tokio::time::timeout(CONNECT, self.options.connect()).await;
+        attempt.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
     }
 
     async fn locked<T>(

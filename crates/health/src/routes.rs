@@ -7,6 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use config::RuntimeConfig;
 use runtime::MetricsHandle;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
@@ -22,6 +23,17 @@ pub enum MetricsAccess {
     Token(SecretString),
     /// Nobody: there is an admin port, or no token was set.
     Closed,
+}
+
+impl MetricsAccess {
+    /// With a token: for those who have it. Without one and without an admin port: open in development, closed elsewhere.
+    pub fn from_config(config: &RuntimeConfig) -> Self {
+        match (&config.telemetry.metrics_token, config.http.admin_port) {
+            (Some(token), _) => Self::Token(token.clone()),
+            (None, None) if !config.environment.is_deployed() => Self::Open,
+            (None, _) => Self::Closed,
+        }
+    }
 }
 
 #[derive(Clone)]

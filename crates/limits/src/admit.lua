@@ -3,7 +3,8 @@
 -- KEYS[i] and ARGV[4i-3 .. 4i] are operation i: kind, a, b, c.
 --   rev   a = issued at (Unix s)                   refuse when the mark's time >= a
 --   rec   a = etag known to the caller             refuse when the record is missing or has another etag
---   gcra  a = limit, b = period (us), c = cost     value: theoretical arrival time (us)
+--   gcra  a = limit, b = period (us), c = cost     value: "level:time", units in the bucket at a time (us). The bucket
+--                                                  drains at limit/period: GCRA in its leaky-bucket form (ITU-T I.371)
 --   win   a = limit, b = period (us), c = cost     sorted set: one member per admitted unit, scored by its time
 --   cnt   a = limit, b = period (us), c = cost     hash: w = window number, n = units
 --   sem   a = limit, b = lease (us),  c = id       sorted set: permits, scored by their end
@@ -11,8 +12,8 @@
 --   status 0 admitted; 1 limited by operation i, again after x (-1: never); 2 revoked; 3 record missing;
 --   4 record changed, x is the record.
 --
--- Only Redis's clock counts. It may step back: what lies further ahead than one period is pulled back to it, so that
--- nobody is locked out for longer than that.
+-- Only Redis's clock counts. It may step back: a bucket then drains from the new time on, and units of a window that lie
+-- ahead count as of now, so that nobody is locked out for longer than a period.
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000000 + tonumber(t[2])
 local plans, out = {}, {0, 0, 0}
@@ -29,16 +30,16 @@ for i, key in ipairs(KEYS) do
   elseif kind == 'gcra' then
     local limit, cost = tonumber(a), tonumber(c)
     if cost > limit then return {1, i, -1} end
-    local tat = tonumber(redis.call('GET', key) or now)
-    tat = math.min(math.max(tat, now), now + b)
-    local after = tat + math.ceil(cost * b / limit)
-    -- The rounding up of a full burst's units must not cost its last one.
-    if after - now > b + limit then return {1, i, after - b - now} end
-    out[#out+1] = math.max(0, math.floor((now + b - after) * limit / b + 0.000001))
-    out[#out+1] = math.max(0, after - now)
+    local level, since = string.match(redis.call('GET', key) or '0:0', '^([%d.]+):(%d+)$')
+    level = math.max(0, tonumber(level) - math.max(0, now - tonumber(since)) * limit / b) + cost
+    -- Fractions of a unit are kept; the tolerance is for their rounding only.
+    if level > limit + 0.001 then return {1, i, math.ceil((level - limit) * b / limit)} end
+    local reset = math.ceil(level * b / limit)
+    out[#out+1] = math.max(0, math.floor(limit - level + 0.001))
+    out[#out+1] = reset
     if cost > 0 then
       plans[#plans+1] = function()
-        redis.call('SET', key, string.format('%.0f', after), 'PX', math.ceil((after - now) / 1000) + 1)
+        redis.call('SET', key, string.format('%.6f:%.0f', level, now), 'PX', math.ceil(reset / 1000) + 1)
       end
     end
   elseif kind == 'win' then

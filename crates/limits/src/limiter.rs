@@ -142,8 +142,21 @@ impl Limiter {
             .await
     }
 
-    /// Stores the record of an API key (`ETAG|JSON`), so that the next request with it needs no database.
-    pub async fn store_record(
+    /// Adds the record of an API key (`ETAG|JSON`), so that the next request with it needs no database. A record that is there
+    /// stays: it may be newer than what was just read from the database.
+    pub async fn add_record(&self, public_id: &str, record: &str, keep: Duration) -> Result<(), RedisError> {
+        let key = self.record_key(public_id);
+        self.redis
+            .call_hot(async |c| {
+                let mut command = db::redis_client::cmd("SET");
+                command.arg(&key).arg(record).arg("NX").arg("PX").arg(keep.as_millis() as u64);
+                command.query_async::<Option<String>>(c).await.map(drop)
+            })
+            .await
+    }
+
+    /// Replaces the record of an API key, on every replica from the next request on.
+    pub async fn replace_record(
         &self,
         public_id: &str,
         record: &str,
@@ -157,12 +170,6 @@ impl Limiter {
                 command.query_async::<()>(c).await
             })
             .await
-    }
-
-    /// Forgets the record of an API key, so that the next request reads the database.
-    pub async fn forget_record(&self, public_id: &str) -> Result<(), RedisError> {
-        let key = self.record_key(public_id);
-        self.redis.call_hot(async |c| db::redis_client::cmd("DEL").arg(&key).query_async::<()>(c).await).await
     }
 
     fn revocation_key(&self, subject: &str) -> String {

@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,10 +30,13 @@ pub struct Local {
     limiters: Mutex<HashMap<Shape, Arc<Keyed>>>,
     permits: Mutex<HashMap<String, HashMap<String, Instant>>>,
     clock: DefaultClock,
+    calls: AtomicUsize,
 }
 
 /// When one policy has more keys than this, those that are full again are dropped.
 const MANY_KEYS: usize = 10_000;
+/// Looking through all of them takes a while, so not at every call.
+const CLEAN_UP_EVERY: usize = 1_000;
 
 impl Local {
     /// For one of `replicas` processes: each allows its share of every limit, and at least one.
@@ -40,10 +46,12 @@ impl Local {
             limiters: Mutex::default(),
             permits: Mutex::default(),
             clock: DefaultClock::default(),
+            calls: AtomicUsize::new(0),
         }
     }
 
-    /// Decides on the charges and the permit; revocation and records are the caller's business.
+    /// Decides on the charges and the permit, one after the other: rougher than the script, a refusal does not give back what
+    /// the policies before it took. Revocation and records are the caller's business.
     pub fn admit(&self, admission: &Admission) -> Decision {
         let mut states = Vec::with_capacity(admission.charges.len());
         for charge in &admission.charges {
@@ -98,7 +106,9 @@ impl Local {
             let quota = Quota::with_period(interval).expect("the interval is not zero").allow_burst(burst);
             Arc::new(RateLimiter::keyed(quota))
         });
-        if limiter.len() > MANY_KEYS {
+        if limiter.len() > MANY_KEYS
+            && self.calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(CLEAN_UP_EVERY)
+        {
             limiter.retain_recent();
         }
         limiter.clone()

@@ -6,11 +6,12 @@ local now = tonumber(t[1]) * 1000000 + tonumber(t[2])
 for i, key in ipairs(KEYS) do
   local kind, a, b, c = ARGV[4*i-3], tonumber(ARGV[4*i-2]), tonumber(ARGV[4*i-1]), ARGV[4*i]
   if kind == 'gcra' then
-    local tat = math.max(tonumber(redis.call('GET', key) or now), now)
-    -- What was used beyond the limit is owed, but never for longer than one more period.
-    local after = math.min(tat + math.ceil(tonumber(c) * b / a), now + 2 * b)
-    if after > now then
-      redis.call('SET', key, string.format('%.0f', after), 'PX', math.ceil((after - now) / 1000) + 1)
+    local level, since = string.match(redis.call('GET', key) or '0:0', '^([%d.]+):(%d+)$')
+    level = math.max(0, tonumber(level) - math.max(0, now - tonumber(since)) * a / b) + tonumber(c)
+    -- What was used beyond the limit is owed, but never more than one limit more.
+    level = math.min(level, 2 * a)
+    if level > 0 then
+      redis.call('SET', key, string.format('%.6f:%.0f', level, now), 'PX', math.ceil(level * b / a / 1000) + 1)
     else
       redis.call('DEL', key)
     end

@@ -116,6 +116,32 @@ async fn remaining_counts_down_and_a_cost_above_the_limit_never_passes() {
 }
 
 #[tokio::test]
+async fn a_large_limit_holds_for_small_costs_too() {
+    let redis = test_redis().await;
+    let limiter = limiter(&redis);
+    for (rate, cost) in
+        [("1000000/1m", 2_000), ("100000/1m", 160), ("10000/1m", 10), ("1000000000/1d", 1_000_000)]
+    {
+        let p = policy("ai-tokens", Algorithm::Gcra, rate);
+        let subject = format!("{rate} {cost}");
+        let started = std::time::Instant::now();
+        let mut passed = 0;
+        for _ in 0..p.rate.limit / cost + 200 {
+            passed += u64::from(admitted(&limiter.admit(&charge(&p, &subject, cost)).await));
+        }
+        let refilled = p.rate.limit as f64 * started.elapsed().as_secs_f64() / p.rate.period.as_secs_f64();
+        let most = p.rate.limit + refilled as u64 + cost;
+        assert!(
+            (p.rate.limit..=most).contains(&(passed * cost)),
+            "{rate}: {} of at most {most}",
+            passed * cost
+        );
+        let wait = limited(limiter.admit(&charge(&p, &subject, p.rate.limit / 2)).await).retry_after.unwrap();
+        assert!(wait > p.rate.period / 4, "{rate}: the wait is for what is asked: {wait:?}");
+    }
+}
+
+#[tokio::test]
 async fn settling_gives_back_what_was_not_used_and_takes_what_was_used_in_addition() {
     let redis = test_redis().await;
     let limiter = limiter(&redis);
@@ -185,14 +211,15 @@ async fn the_record_of_a_key_is_compared_in_the_same_round_trip_and_nothing_is_t
         admission
     };
     assert!(matches!(limiter.admit(&ask("")).await, Decision::RecordMissing));
-    limiter.store_record("pk", "e1|{\"user\":1}", Duration::from_secs(60)).await.unwrap();
+    limiter.add_record("pk", "e1|{\"user\":1}", Duration::from_secs(60)).await.unwrap();
+    limiter.add_record("pk", "e0|{}", Duration::from_secs(60)).await.unwrap();
     for stale in ["", "e", "e0"] {
         let Decision::RecordChanged(record) = limiter.admit(&ask(stale)).await else { panic!("{stale}") };
         assert_eq!(record, "e1|{\"user\":1}");
     }
     assert!(admitted(&limiter.admit(&ask("e1")).await), "only now the one unit is taken");
-    limiter.forget_record("pk").await.unwrap();
-    assert!(matches!(limiter.admit(&ask("e1")).await, Decision::RecordMissing));
+    limiter.replace_record("pk", "e2|{}", Duration::from_secs(60)).await.unwrap();
+    assert!(matches!(limiter.admit(&ask("e1")).await, Decision::RecordChanged(r) if r == "e2|{}"));
 }
 
 #[tokio::test]

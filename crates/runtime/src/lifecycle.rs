@@ -147,6 +147,12 @@ impl Lifecycle {
         self.inner.draining.cancel();
     }
 
+    /// Begins the shutdown without the delay for balancers: nobody was sent here yet.
+    pub fn give_up(&self) {
+        self.inner.draining.cancel();
+        self.inner.closing.cancel();
+    }
+
     /// How many tasks run.
     pub fn tasks(&self) -> usize {
         self.inner.tasks.len()
@@ -188,6 +194,7 @@ impl Lifecycle {
                 // Tasks that end before the listener closes must not end the delay: clients are still being sent here.
                 () = i.tasks.wait(), if i.closing.is_cancelled() => break,
                 () = i.hard_stop.cancelled() => break,
+                () = token.cancelled() => {}
                 () = tokio::time::sleep_until(started + at) => {}
             }
             token.cancel();

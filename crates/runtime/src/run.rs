@@ -50,7 +50,7 @@ async fn supervise<E: Display>(
     };
     if let Err(error) = &started {
         tracing::error!(error = %format_args!("{error:#}"), "the start failed");
-        lifecycle.begin_shutdown();
+        lifecycle.give_up();
     }
     let cut = lifecycle.run_until_stopped().await;
     watcher.abort();

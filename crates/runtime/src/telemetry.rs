@@ -80,22 +80,26 @@ impl Telemetry {
     /// Sends what is left, for at most two seconds.
     pub fn flush(self) {
         let Self { tracer, sentry, .. } = self;
-        // On a thread that nobody joins: Sentry's transport waits for a request under way however long that takes, and an
+        // On threads that nobody joins: Sentry's transport waits for a request under way however long that takes, and an
         // exporter may do the same. The process ends without them.
         let (done, flushed) = std::sync::mpsc::channel();
+        let also_done = done.clone();
         std::thread::spawn(move || {
-            if let Some(tracer) = tracer
-                && let Err(error) = tracer.shutdown_with_timeout(FLUSH)
-            {
-                tracing::warn!(%error, "traces were lost at the end");
-            }
+            let sent = tracer.is_none_or(|tracer| tracer.shutdown_with_timeout(FLUSH).is_ok());
+            let _ = also_done.send(sent);
+        });
+        std::thread::spawn(move || {
             // Told before the client is dropped, which is what may hang.
             let sent = sentry.as_ref().is_none_or(|guard| guard.flush(Some(FLUSH)));
             let _ = done.send(sent);
             drop(sentry);
         });
-        if !flushed.recv_timeout(FLUSH).unwrap_or(false) {
-            tracing::warn!("error reports or traces were lost at the end");
+        let until = std::time::Instant::now() + FLUSH;
+        for _ in 0..2 {
+            let left = until.saturating_duration_since(std::time::Instant::now());
+            if !flushed.recv_timeout(left).unwrap_or(false) {
+                tracing::warn!("error reports or traces were lost at the end");
+            }
         }
     }
 }
@@ -168,7 +172,8 @@ fn start_otlp(
         .with_attribute(KeyValue::new("deployment.environment.name", environment.as_str()))
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build();
-    let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.traces_sample_rate)));
+    // By the trace's id and not by the parent's flag: the parent may be a client, who would decide what we pay for.
+    let sampler = Sampler::TraceIdRatioBased(config.traces_sample_rate);
     Some(
         SdkTracerProvider::builder()
             .with_batch_exporter(exporter)

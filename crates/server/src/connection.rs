@@ -81,8 +81,11 @@ fn head_fits<B>(request: &Request<B>) -> bool {
 }
 
 fn head_too_large() -> Response<Body> {
-    let mut response = Response::new(Body::empty());
+    const PROBLEM: &str = r#"{"type":"about:blank","title":"Request Header Fields Too Large","status":431,"detail":"The request's head may have 32 KiB.","code":"head_too_large"}"#;
+    let mut response = Response::new(Body::from(PROBLEM));
     *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    let problem = header::HeaderValue::from_static("application/problem+json");
+    response.headers_mut().insert(header::CONTENT_TYPE, problem);
     response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     response
 }

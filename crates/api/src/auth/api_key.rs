@@ -3,7 +3,7 @@
 //! The public id finds the key, the secret proves it (only its SHA-256 is stored), and the checksum tells a mistyped or
 //! invented key from a wrong one without asking anybody.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::{
     constant_time,
@@ -12,6 +12,7 @@ use aws_lc_rs::{
 };
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::cache::Cache;
@@ -162,7 +163,10 @@ impl Record {
 
 /// Records seen lately, by public id, with their etags. Whether they are current is asked in the admission script.
 #[derive(Debug)]
-pub struct KeyRecords(Cache<String, (Arc<str>, Arc<Record>)>);
+pub struct KeyRecords(Cache<String, (Arc<str>, Arc<Record>, Instant)>);
+
+/// While Redis is out, a record that is older is read again from the database.
+const OLD: Duration = Duration::from_secs(30);
 
 impl Default for KeyRecords {
     fn default() -> Self {
@@ -173,14 +177,19 @@ impl Default for KeyRecords {
 impl KeyRecords {
     /// The etag and record known for this key.
     pub fn get(&self, public_id: &str) -> Option<(Arc<str>, Arc<Record>)> {
-        self.0.get(&public_id.to_owned())
+        self.0.get(&public_id.to_owned()).map(|(etag, record, _)| (etag, record))
+    }
+
+    /// True when the record is not there, or was not compared with the database lately.
+    pub fn is_old(&self, public_id: &str) -> bool {
+        self.0.get(&public_id.to_owned()).is_none_or(|(_, _, since)| since.elapsed() > OLD)
     }
 
     /// Remembers an encoded record; `None` when it is malformed.
     pub fn remember(&self, public_id: &str, encoded: &str) -> Option<(Arc<str>, Arc<Record>)> {
         let (etag, json) = encoded.split_once('|')?;
         let known = (Arc::<str>::from(etag), Arc::new(serde_json::from_str::<Record>(json).ok()?));
-        self.0.insert(public_id.to_owned(), known.clone());
+        self.0.insert(public_id.to_owned(), (known.0.clone(), known.1.clone(), Instant::now()));
         Some(known)
     }
 }

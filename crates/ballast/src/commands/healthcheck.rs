@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     process::ExitCode,
     time::Duration,
 };
@@ -35,7 +35,9 @@ impl Healthcheck {
             Ok(config) => config,
             Err(problems) => return refuse_configuration(&problems),
         };
-        match self.ask(config.http.port) {
+        let host = config.http.host;
+        let host = if host.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { host };
+        match self.ask(SocketAddr::new(host, config.http.port)) {
             Ok(line) => {
                 say(line);
                 ExitCode::SUCCESS
@@ -48,11 +50,10 @@ impl Healthcheck {
     }
 
     /// A few lines of HTTP by hand: a runtime and a client would cost more than the request.
-    fn ask(&self, port: u16) -> anyhow::Result<String> {
+    fn ask(&self, address: SocketAddr) -> anyhow::Result<String> {
         let timeout = Duration::from_millis(self.timeout_ms);
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let mut stream = TcpStream::connect_timeout(&address, timeout)
-            .with_context(|| format!("nothing listens on port {port}"))?;
+            .with_context(|| format!("nothing listens on {address}"))?;
         stream.set_read_timeout(Some(timeout))?;
         write!(stream, "GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", self.path)?;
         let mut answer = String::new();

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use axum::Router;
-use config::{HttpConfig, RuntimeConfig};
-use health::{MetricsAccess, Registry};
+use config::HttpConfig;
+use health::Registry;
 use runtime::{Lifecycle, MetricsHandle, Phase};
 use tokio::net::TcpListener;
 
@@ -32,15 +32,6 @@ pub(crate) fn serve(
         lifecycle.spawn("admin server", server::serve(listener, router, http.clone(), lifecycle.clone()));
     }
     Ok(())
-}
-
-/// Who may read /metrics on the public port.
-pub(crate) fn metrics_access(config: &RuntimeConfig) -> MetricsAccess {
-    match (&config.telemetry.metrics_token, config.http.admin_port) {
-        (Some(token), _) => MetricsAccess::Token(token.clone()),
-        (None, None) if !config.environment.is_deployed() => MetricsAccess::Open,
-        (None, _) => MetricsAccess::Closed,
-    }
 }
 
 /// Keeps gauges current and histograms bounded.

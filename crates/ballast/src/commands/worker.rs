@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use config::{EnvVars, WorkerConfig};
 use db::Database;
-use health::{Kind, Registry};
+use health::{Kind, MetricsAccess, Registry};
 use runtime::{Lifecycle, Telemetry};
 
 use super::{refuse_configuration, role};
@@ -25,7 +25,7 @@ impl Worker {
         let metrics = telemetry.metrics();
         runtime::run(config.runtime.shutdown, telemetry, async |lifecycle| {
             let http = config.runtime.http.clone();
-            let access = role::metrics_access(&config.runtime);
+            let access = MetricsAccess::from_config(&config.runtime);
             let listener = role::bind(&http)?;
             let database = Database::from_config(&config.stores.database, "ballast-worker")?;
             let registry = Registry::new(lifecycle.clone(), env!("CARGO_PKG_VERSION"));

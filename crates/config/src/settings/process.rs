@@ -73,7 +73,7 @@ pub struct HttpConfig {
 }
 
 impl RuntimeConfig {
-    /// For commands that only need a process: `migrate`, `seed`, `doctor`.
+    /// For commands that only need to know where a role listens: `healthcheck`.
     pub fn from_vars(vars: &impl Vars) -> Result<Self, Problems> {
         let mut r = Reader::new(vars);
         let config = Self::read(&mut r);
@@ -119,7 +119,7 @@ impl ShutdownConfig {
 
 impl TelemetryConfig {
     pub(super) fn read(r: &mut Reader<'_>) -> Option<Self> {
-        let log_filter = r.get::<String>("LOG_LEVEL");
+        let log_filter = r.with("LOG_LEVEL", log_filter);
         let log_format = r.get::<LogFormat>("LOG_FORMAT");
         let metrics_token = r.with("METRICS_TOKEN", |t| match t.len() {
             16.. => Ok(SecretString::from(t)),
@@ -175,4 +175,21 @@ impl HttpConfig {
             max_connections: max_connections? as usize,
         })
     }
+}
+
+/// A level, or levels by target. The filter's own parser takes any other word for the name of a target, and a typo would
+/// silence the whole process.
+fn log_filter(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let known = |level: &str| LEVELS.contains(&level.trim().to_ascii_lowercase().as_str());
+    for directive in text.split(',').map(str::trim).filter(|d| !d.is_empty()) {
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
+        if !known(level) {
+            return Err(format!(
+                "expected a level ({}), or levels by target such as info,api=debug",
+                LEVELS.join(", ")
+            ));
+        }
+    }
+    Ok(text.to_owned())
 }

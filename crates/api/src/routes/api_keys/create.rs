@@ -39,7 +39,7 @@ pub(super) async fn create(
     caller: Caller,
     Json(body): Json<NewApiKey>,
 ) -> Result<impl IntoResponse> {
-    let session_id = caller.require_session()?;
+    let session_id = caller.require_live_session(&state).await?;
     let name = extract::text("name", &body.name, 1, 100)?;
     let scopes = body.scopes.unwrap_or_else(|| SCOPES.map(String::from).to_vec());
     if let Some(unknown) = scopes.iter().find(|s| !SCOPES.contains(&s.as_str())) {

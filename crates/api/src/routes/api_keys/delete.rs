@@ -3,7 +3,13 @@
 use axum::{extract::State, http::StatusCode};
 use uuid::Uuid;
 
-use crate::{AppState, Error, Result, admission::Caller, error::Problem, extract::Path};
+use crate::{
+    AppState, Error, Result,
+    admission::{Caller, RECORD_TTL},
+    auth::Record,
+    error::Problem,
+    extract::Path,
+};
 
 /// Revokes a key, within a second on every replica.
 #[utoipa::path(delete, path = "/v1/api-keys/{id}", tag = "api keys", security(("bearer" = [])),
@@ -14,7 +20,7 @@ pub(super) async fn delete(
     caller: Caller,
     Path(id): Path<Uuid>,
 ) -> Result<StatusCode> {
-    let session_id = caller.require_session()?;
+    let session_id = caller.require_live_session(&state).await?;
     let revoked = state
         .database
         .transaction::<_, db::Error>("api_keys.revoke", async |c| {
@@ -32,7 +38,8 @@ pub(super) async fn delete(
         })
         .await?;
     let public_id = revoked.ok_or_else(Error::not_found)?;
-    if let Err(error) = state.limiter.forget_record(&public_id).await {
+    let dead = Record::nobody().encode().map_err(Error::internal)?;
+    if let Err(error) = state.limiter.replace_record(&public_id, &dead, RECORD_TTL).await {
         tracing::warn!(%error, "the record of a revoked key stays in redis until it expires");
     }
     Ok(StatusCode::NO_CONTENT)

@@ -5,6 +5,7 @@ use axum::{
     http::{HeaderMap, header},
 };
 use db::sessions::NewSession;
+use unicode_normalization::UnicodeNormalization as _;
 use uuid::Uuid;
 
 use super::{EmailAndPassword, Tokens, delta, normalize_email, pseudonym, tokens};
@@ -25,7 +26,7 @@ pub(super) async fn login(
     let email = normalize_email(&body.email)?;
     let subject = format!("{}:{}", anonymous.client.bucket(), pseudonym(&state, &email));
     anonymous.admit(&state.limiter.policies().login, &subject).await?;
-    if body.password.chars().count() > 128 {
+    if body.password.nfc().count() > 128 {
         return Err(Error::invalid("password", "must have 8 to 128 characters"));
     }
     let found =

@@ -39,8 +39,9 @@ pub(super) async fn events(
     caller.require_scope("jobs")?;
     let first = find(&state, &caller, id).await?;
     let over = first.state.is_final();
-    let first = event(&first.into());
-    let watch = Watch { state, caller, id, shown: None, over, until: Instant::now() + LONGEST };
+    let shown = JobBody::from(first);
+    let first = event(&shown);
+    let watch = Watch { state, caller, id, shown: Some(shown), over, until: Instant::now() + LONGEST };
     let rest = stream::unfold(watch, |mut watch| async move {
         let event = watch.next().await?;
         Some((Ok::<_, Infallible>(event), watch))
