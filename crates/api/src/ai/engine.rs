@@ -17,7 +17,8 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::{
-    failure::{EngineError, Fault, Timer},
+    engine_error::EngineError,
+    failure::{Fault, Timer},
     usage::Report,
 };
 

@@ -19,6 +19,7 @@
 
 mod accounting;
 mod engine;
+mod engine_error;
 mod estimate;
 mod failure;
 mod headers;

@@ -17,7 +17,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     Outcome, Protocol,
-    failure::{EngineError, Fault, Timer},
+    engine_error::EngineError,
+    failure::{Fault, Timer},
     in_flight::InFlight,
     reservation::renewal_interval,
     usage::Report,
