@@ -83,6 +83,7 @@ impl Missing {
             .map(|package| match package {
                 Package::Postgres => "Postgres",
                 Package::Redis => "Redis",
+                Package::Python => "Python",
             })
             .collect();
         let mut text = format!("{} cannot be had on this machine:\n", names.join(" and "));

@@ -27,6 +27,8 @@ pub enum Install {
 pub(crate) enum Package {
     Postgres,
     Redis,
+    /// Python 3 with its `venv` module.
+    Python,
 }
 
 struct Manager {
@@ -36,6 +38,7 @@ struct Manager {
     install: &'static [&'static str],
     postgres: &'static str,
     redis: &'static str,
+    python: &'static str,
 }
 
 const MANAGERS: [Manager; 4] = [
@@ -46,6 +49,7 @@ const MANAGERS: [Manager; 4] = [
         install: &["install", "-y", "--no-install-recommends"],
         postgres: "postgresql",
         redis: "redis-server",
+        python: "python3-venv",
     },
     Manager {
         program: "dnf",
@@ -55,6 +59,7 @@ const MANAGERS: [Manager; 4] = [
         postgres: "postgresql-server",
         // By file: newer releases ship Valkey under this name.
         redis: "/usr/bin/redis-server",
+        python: "python3",
     },
     Manager {
         program: "pacman",
@@ -63,6 +68,7 @@ const MANAGERS: [Manager; 4] = [
         install: &["-Sy", "--needed", "--noconfirm"],
         postgres: "postgresql",
         redis: "valkey",
+        python: "python",
     },
     Manager {
         program: "brew",
@@ -71,6 +77,7 @@ const MANAGERS: [Manager; 4] = [
         install: &["install"],
         postgres: "postgresql@17",
         redis: "redis",
+        python: "python3",
     },
 ];
 
@@ -100,6 +107,7 @@ impl Plan {
         let packages = missing.iter().map(|package| match package {
             Package::Postgres => manager.postgres,
             Package::Redis => manager.redis,
+            Package::Python => manager.python,
         });
         commands.push(manager.install.iter().copied().chain(packages).collect());
         Some(Self { programs, commands, as_root })
@@ -130,13 +138,13 @@ impl Plan {
                 if !system.terminal {
                     return Ok(Err("nobody to ask: not on a terminal (--yes installs)".to_owned()));
                 }
-                if !ask(&format!("Install the missing servers with `{}`?", self.shown()))? {
+                if !ask(&format!("Install what is missing with `{}`?", self.shown()))? {
                     return Ok(Err("installing was declined".to_owned()));
                 }
             }
             Install::Ask | Install::Yes => {}
         }
-        say(&format!("installing the missing servers: {}", self.shown()));
+        say(&format!("installing what is missing: {}", self.shown()));
         let debian = self.as_root && self.programs[0] == Path::new("/usr/bin/apt-get");
         let _quiet = if debian { NoAutostart::new(Path::new("/usr/sbin/policy-rc.d")) } else { None };
         for arguments in &self.commands {
@@ -151,6 +159,14 @@ impl Plan {
             }
         }
         Ok(Ok(()))
+    }
+}
+
+/// Installs Python with its `venv` module, by the same rules as the servers. The inner error says why not.
+pub fn install_python(system: &System, install: Install, say: &dyn Fn(&str)) -> Result<Result<(), String>> {
+    match Plan::new(system, &[Package::Python]) {
+        Some(plan) => plan.offer(system, install, say),
+        None => Ok(Err("no package manager that could be used".to_owned())),
     }
 }
 

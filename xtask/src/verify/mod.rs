@@ -7,7 +7,7 @@ mod steps;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use devstack::Install;
 use devstack::project::Project;
 
@@ -20,6 +20,7 @@ Examples:
   cargo verify --quick        formatting, lints, tests that need no server: while working
   cargo verify                all checks and tests, on throw-away Postgres and Redis: before a commit
   cargo verify --full         also dependencies, third-party clients and the container image: what CI runs
+  cargo verify --only docs    one step, as often as it takes
   cargo verify --keep-going   don't stop at the first failure
   cargo verify --list         name the steps and their commands
 
@@ -35,6 +36,9 @@ pub(crate) struct Args {
     /// Also third-party tools and clients, and the images
     #[arg(long, group = "tier")]
     full: bool,
+    /// Only this step (repeatable); --list names them
+    #[arg(long, value_name = "STEP")]
+    only: Vec<String>,
     /// Run the other steps after a failure
     #[arg(long)]
     keep_going: bool,
@@ -97,7 +101,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         (_, true) => Tier::Full,
         _ => Tier::Normal,
     };
-    let steps = steps::steps(tier, &project)?;
+    let steps = choose(steps::steps(tier, &project)?, &args.only)?;
     if args.list {
         for step in &steps {
             ui::print(&format!("{:<14} {}", step.name, step.repeat));
@@ -115,6 +119,20 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     // Before the verdict: nothing is said after it.
     bench.throwaway = None;
     Ok(conclude(&steps, &results, &bench.ui))
+}
+
+/// The named steps; all of them when none is named.
+fn choose(steps: Vec<Step>, names: &[String]) -> Result<Vec<Step>> {
+    for name in names {
+        ensure!(
+            steps.iter().any(|step| step.name == name),
+            "there is no step `{name}` in this tier; --list names them"
+        );
+    }
+    Ok(steps
+        .into_iter()
+        .filter(|step| names.is_empty() || names.iter().any(|name| step.name == name))
+        .collect())
 }
 
 struct Measured {
@@ -226,6 +244,15 @@ mod tests {
             "  FAILED   b               1 min 1 s  repeat it: cargo b"
         );
         assert_eq!(row(&steps[2], results.get(2)), "  not run  c");
+    }
+
+    #[test]
+    fn steps_can_be_chosen_by_name() {
+        let chosen = choose(vec![step("a"), step("b")], &["b".to_owned()]).unwrap();
+        assert_eq!(chosen.iter().map(|step| step.name).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(choose(vec![step("a"), step("b")], &[]).unwrap().len(), 2);
+        let error = choose(vec![step("a")], &["c".to_owned()]).err().unwrap();
+        assert!(error.to_string().contains("no step `c`"), "{error}");
     }
 
     #[test]
