@@ -7,7 +7,7 @@
 //!                                                  1 retry)      gets its status)            └─ InFlight: the one guard
 //! ```
 //!
-//! - [`proxy`](self::proxy) is that way, for all routes; the files under `routes` say what differs.
+//! - `proxy` is that way, for all routes; the files under `routes` say what differs.
 //! - `request` reads what must be known of the body, `reservation` is what is taken of the limits.
 //! - `engine` calls the engine; `failure` is everything that can go wrong and how it is told.
 //! - `watch` sees every event of a stream pass and keeps its timers. Bytes are forwarded by reference count; there is no task
