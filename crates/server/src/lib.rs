@@ -1,8 +1,8 @@
 //! The HTTP/1.1 accept loop that every role serves with.
 //!
-//! `axum::serve` is the library one could use instead. It has no header timeout, no connection cap and no answer to a client
-//! that reads nothing, and its graceful shutdown waits for idle connections; an API on the open network needs all four, and
-//! draining depends on the last one. See `docs/decisions/0003-own-accept-loop.md`.
+//! `axum::serve` is the library one could use instead. It has no header timeout, no connection cap, no answer to a client that
+//! reads nothing, and no deadline for its graceful shutdown; an API on the open network needs all four. See
+//! `docs/decisions/0003-own-accept-loop.md`.
 //!
 //! What it does for every connection:
 //!
