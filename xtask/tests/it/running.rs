@@ -91,7 +91,7 @@ impl Drop for Bench {
 }
 
 pub(crate) fn stub() -> PathBuf {
-    Path::new(env!("CARGO_BIN_EXE_xtask")).with_file_name("examples").join("stub_ballast")
+    PathBuf::from(env!("CARGO_BIN_EXE_stub_ballast"))
 }
 
 pub(crate) struct Foreground {
