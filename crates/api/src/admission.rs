@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     AppState, Error, Result,
-    auth::{ApiKeySecret, Credential, Record},
+    auth::{ApiKeySecret, Credential, Record, revocation},
     client_ip::ClientIp,
     edge::{LimitStates, RequestId},
 };
@@ -80,6 +80,15 @@ impl Caller {
         }
     }
 
+    /// True when the session was ended since: for what goes on after its admission, such as streams. While Redis is out, it is
+    /// not known to be.
+    pub async fn was_revoked(&self, state: &AppState) -> bool {
+        let Some(session_id) = self.session_id else { return false };
+        let mut admission = Admission::default();
+        admission.unless_revoked(revocation::subject(session_id), self.issued_at);
+        matches!(state.limiter.admit(&admission).await, Decision::Revoked)
+    }
+
     /// A policy with the rate that holds for this caller.
     pub fn rate<'a>(&self, policy: &'a Policy) -> std::borrow::Cow<'a, Policy> {
         let own = self.policy.get(policy.name).and_then(|v| v.as_str()).and_then(|text| text.parse().ok());
@@ -134,7 +143,7 @@ impl Pending {
                     request_id: self.request_id.clone(),
                 };
                 let mut admission = Admission::default();
-                admission.unless_revoked(format!("session:{}", claims.sid), claims.iat);
+                admission.unless_revoked(revocation::subject(claims.sid), claims.iat);
                 let admission = self.fill(admission, &caller, &add);
                 let decision = self.state.limiter.admit(&admission).await;
                 (caller, admission, decision)

@@ -85,6 +85,7 @@ pub fn router(state: AppState) -> Router {
             }
         }
     });
+    state.lifecycle.spawn("revocation marks", auth::revocation::keep_marks(state.clone()));
     let shield = GovernorLayer::new(shield).error_handler(too_fast);
     routes
         .merge(document)

@@ -7,10 +7,12 @@ use db::{Database, Redis};
 use health::Registry;
 use limits::{Limiter, Policies};
 use runtime::{Clock, Lifecycle, MetricsHandle};
+use tracing::Instrument as _;
 
 use crate::{
+    Error, Result,
     ai::Ai,
-    auth::{Keyring, Passwords},
+    auth::{Keyring, Marks, Passwords},
 };
 
 /// Everything the API needs; clones are cheap.
@@ -35,6 +37,8 @@ pub struct Inner {
     pub passwords: Passwords,
     /// API keys seen lately.
     pub key_records: crate::auth::KeyRecords,
+    /// Whether marks of revocations are missing in Redis.
+    pub marks: Marks,
     /// The AI proxy.
     pub ai: Ai,
     /// Health checks.
@@ -79,6 +83,7 @@ impl AppState {
             keyring,
             passwords,
             key_records,
+            marks: Marks::default(),
             ai,
             health,
             metrics,
@@ -88,6 +93,15 @@ impl AppState {
         let state = Self { inner: Arc::new(inner) };
         state.register_checks();
         Ok(state)
+    }
+
+    /// Runs `work` to its end, also when the client leaves meanwhile: that drops the handler, which must not stop between two
+    /// steps that belong together, such as ending a session and telling the other replicas.
+    pub(crate) async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.lifecycle.spawn_task(work.in_current_span()).await.map_err(Error::internal)?
     }
 
     fn register_checks(&self) {

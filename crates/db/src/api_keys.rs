@@ -1,5 +1,7 @@
 //! Keys for machines.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -126,4 +128,15 @@ pub async fn revoke(c: &mut PgConnection, user_id: Uuid, id: Uuid) -> Result<Opt
     .fetch_optional(c)
     .await?;
     Ok(public_id)
+}
+
+/// The public ids of keys that were revoked in this last while, in any order.
+pub async fn revoked_within(c: &mut PgConnection, last: Duration) -> Result<Vec<String>> {
+    let ids = sqlx::query_scalar!(
+        "select public_id from api_key where revoked_at > now() - make_interval(secs => $1)",
+        last.as_secs_f64()
+    )
+    .fetch_all(c)
+    .await?;
+    Ok(ids)
 }

@@ -1,6 +1,6 @@
 //! Sessions and their families of refresh tokens.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -93,8 +93,8 @@ pub async fn lock_by_refresh_token(c: &mut PgConnection, hash: &[u8]) -> Result<
         RefreshToken,
         r#"select t.session_id, s.user_id, u.role, t.expires_at, t.used_at, s.expires_at as session_expires_at,
                   (s.revoked_at is not null or u.disabled_at is not null) as "dead!",
-                  exists (select from refresh_token child where child.parent_hash = t.hash and child.used_at is not null)
-                      as "child_used!"
+                  exists (select from refresh_token child where child.session_id = t.session_id
+                          and child.parent_hash = t.hash and child.used_at is not null) as "child_used!"
            from refresh_token t join session s on s.id = t.session_id join users u on u.id = s.user_id
            where t.hash = $1"#,
         hash
@@ -128,6 +128,17 @@ pub async fn revoke(c: &mut PgConnection, id: Uuid, reason: &str) -> Result<bool
     .execute(c)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// The sessions that were revoked in this last while, in any order.
+pub async fn revoked_within(c: &mut PgConnection, last: Duration) -> Result<Vec<Uuid>> {
+    let ids = sqlx::query_scalar!(
+        "select id from session where revoked_at > now() - make_interval(secs => $1)",
+        last.as_secs_f64()
+    )
+    .fetch_all(c)
+    .await?;
+    Ok(ids)
 }
 
 /// Is this session still good? For routes that must know while Redis is out.

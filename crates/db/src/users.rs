@@ -94,6 +94,20 @@ pub async fn credentials(c: &mut PgConnection, email: &str) -> Result<Option<Cre
     Ok(found)
 }
 
+/// Holds what a login compared with until the transaction ends; false when it does not hold any more: the password was
+/// changed, or the account disabled. Whoever does that ends the sessions that are there, and must not miss one that a login
+/// with the old password is just about to make.
+pub async fn hold_credentials(c: &mut PgConnection, id: Uuid, password_hash: &str) -> Result<bool> {
+    let held = sqlx::query_scalar!(
+        "select id from users where id = $1 and password_hash = $2 and disabled_at is null for share",
+        id,
+        password_hash
+    )
+    .fetch_optional(c)
+    .await?;
+    Ok(held.is_some())
+}
+
 /// Replaces the password hash.
 pub async fn set_password_hash(c: &mut PgConnection, id: Uuid, password_hash: &str) -> Result<()> {
     sqlx::query!("update users set password_hash = $2, updated_at = now() where id = $1", id, password_hash)

@@ -13,7 +13,7 @@ use limits::{Admission, Charge, Decision, Limiter, Permit, Policy, Settlement};
 use runtime::Lifecycle;
 use uuid::Uuid;
 
-use crate::admission::Caller;
+use crate::{admission::Caller, auth::revocation};
 
 /// What an answer without a limit of its own is taken to cost, and the most that is reserved for one with a limit. The
 /// difference is settled at the end.
@@ -127,7 +127,7 @@ impl Reservation {
             limiter.renew(&permit).await;
             if let Some((session, issued_at)) = session {
                 let mut admission = Admission::default();
-                admission.unless_revoked(format!("session:{session}"), issued_at);
+                admission.unless_revoked(revocation::subject(session), issued_at);
                 if matches!(limiter.admit(&admission).await, Decision::Revoked) {
                     revoked.store(true, Ordering::Relaxed);
                 }

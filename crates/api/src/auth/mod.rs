@@ -6,6 +6,7 @@ mod gate;
 mod keyring;
 mod password;
 mod refresh;
+pub(crate) mod revocation;
 
 pub use api_key::hex;
 pub use api_key::{ApiKeySecret, KeyRecords, Record};
@@ -15,3 +16,4 @@ pub use keyring::{AccessToken, Claims, Keyring};
 pub use password::Passwords;
 pub use password::hash_now as hash_password;
 pub use refresh::RefreshSecret;
+pub use revocation::Marks;

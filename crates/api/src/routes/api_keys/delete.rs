@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use crate::{
     AppState, Error, Result,
-    admission::{Caller, RECORD_TTL},
-    auth::Record,
+    admission::Caller,
+    auth::revocation,
     error::Problem,
     extract::Path,
 };
@@ -21,6 +21,11 @@ pub(super) async fn delete(
     Path(id): Path<Uuid>,
 ) -> Result<StatusCode> {
     let session_id = caller.require_live_session(&state).await?;
+    state.to_the_end(revoke(state.clone(), caller, session_id, id)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn revoke(state: AppState, caller: Caller, session_id: Uuid, id: Uuid) -> Result<()> {
     let revoked = state
         .database
         .transaction::<_, db::Error>("api_keys.revoke", async |c| {
@@ -37,10 +42,5 @@ pub(super) async fn delete(
             Ok(Some(public_id))
         })
         .await?;
-    let public_id = revoked.ok_or_else(Error::not_found)?;
-    let dead = Record::nobody().encode().map_err(Error::internal)?;
-    if let Err(error) = state.limiter.replace_record(&public_id, &dead, RECORD_TTL).await {
-        tracing::warn!(%error, "the record of a revoked key stays in redis until it expires");
-    }
-    Ok(StatusCode::NO_CONTENT)
+    revocation::mark_key(&state, &revoked.ok_or_else(Error::not_found)?).await
 }

@@ -16,7 +16,7 @@ pub(super) struct ApiKeys {
 #[utoipa::path(get, path = "/v1/api-keys", tag = "api keys", security(("bearer" = [])),
     responses((status = 200, body = ApiKeys), (status = 401, body = Problem), (status = 403, body = Problem)))]
 pub(super) async fn list(State(state): State<AppState>, caller: Caller) -> Result<Json<ApiKeys>> {
-    caller.require_session()?;
+    caller.require_live_session(&state).await?;
     let keys =
         state.database.call("api_keys.list", async |c| db::api_keys::list(c, caller.user_id).await).await?;
     Ok(Json(ApiKeys { data: keys.into_iter().map(ApiKeyView::from).collect() }))

@@ -34,8 +34,7 @@ pub(super) async fn login(
     let hash = found.as_ref().map(|f| f.password_hash.clone());
     let matches = state.passwords.verify(&body.password, hash).await?;
     let Some(user) = found.filter(|f| matches && !f.disabled) else {
-        tracing::info!(account = pseudonym(&state, &email), "login refused");
-        return Err(Error::unauthorized("invalid_credentials", "E-mail address or password is wrong."));
+        return Err(refused(&state, &email));
     };
     let refresh = RefreshSecret::generate().map_err(Error::internal)?;
     let user_agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok());
@@ -49,9 +48,12 @@ pub(super) async fn login(
         ip: anonymous.client.0,
     };
     let refresh_expires = session.expires_at.min(now + delta(state.config.auth.refresh_token_ttl));
-    state
+    let made = state
         .database
         .transaction::<_, db::Error>("sessions.insert", async |c| {
+            if !db::users::hold_credentials(c, user.user_id, &user.password_hash).await? {
+                return Ok(false);
+            }
             db::sessions::insert(c, &session).await?;
             db::sessions::insert_refresh_token(c, &refresh.hash(), session.id, None, refresh_expires).await?;
             let event = db::audit::Event {
@@ -62,8 +64,17 @@ pub(super) async fn login(
                 request_id: Some(&anonymous.request_id),
                 ..Default::default()
             };
-            db::audit::insert(c, &event).await
+            db::audit::insert(c, &event).await?;
+            Ok(true)
         })
         .await?;
+    if !made {
+        return Err(refused(&state, &email));
+    }
     Ok(Json(tokens(&state, user.user_id, session.id, &user.role, &refresh)?))
+}
+
+fn refused(state: &AppState, email: &str) -> Error {
+    tracing::info!(account = pseudonym(state, email), "login refused");
+    Error::unauthorized("invalid_credentials", "E-mail address or password is wrong.")
 }

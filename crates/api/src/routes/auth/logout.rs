@@ -2,8 +2,14 @@
 
 use axum::{extract::State, http::StatusCode};
 
-use super::{RefreshTokenBody, mark_revoked};
-use crate::{AppState, Result, admission::Anonymous, auth::RefreshSecret, error::Problem, extract::Json};
+use super::RefreshTokenBody;
+use crate::{
+    AppState, Result,
+    admission::Anonymous,
+    auth::{RefreshSecret, revocation},
+    error::Problem,
+    extract::Json,
+};
 
 /// Ends a session: after the answer no token of it works. Answers the same for a token that is unknown or was used.
 #[utoipa::path(post, path = "/v1/auth/logout", tag = "auth", request_body = RefreshTokenBody,
@@ -14,7 +20,13 @@ pub(super) async fn logout(
     Json(body): Json<RefreshTokenBody>,
 ) -> Result<StatusCode> {
     anonymous.admit(&state.limiter.policies().refresh, &format!("ip:{}", anonymous.client.bucket())).await?;
-    let Some(token) = RefreshSecret::parse(&body.refresh_token) else { return Ok(StatusCode::NO_CONTENT) };
+    if let Some(token) = RefreshSecret::parse(&body.refresh_token) {
+        state.to_the_end(end_session(state.clone(), anonymous, token)).await?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn end_session(state: AppState, anonymous: Anonymous, token: RefreshSecret) -> Result<()> {
     let ended = state
         .database
         .transaction::<_, db::Error>("sessions.logout", async |c| {
@@ -35,7 +47,7 @@ pub(super) async fn logout(
         })
         .await?;
     if let Some(session_id) = ended {
-        mark_revoked(&state, session_id).await;
+        revocation::mark_session(&state, session_id).await;
     }
-    Ok(StatusCode::NO_CONTENT)
+    Ok(())
 }

@@ -115,17 +115,6 @@ fn delta(duration: std::time::Duration) -> TimeDelta {
     TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }
 
-/// Marks a session as revoked for every replica. The database says so already; should Redis be out, access tokens live until
-/// they expire, which the configuration bounds.
-async fn mark_revoked(state: &AppState, session_id: Uuid) {
-    let keep = state.config.auth.access_token_ttl + std::time::Duration::from_secs(60);
-    let far = i64::MAX / 2_048;
-    if let Err(error) = state.limiter.revoke(&format!("session:{session_id}"), far, keep).await {
-        metrics::counter!("revocation_marks_lost_total").increment(1);
-        tracing::warn!(%error, "a revocation could not be marked in redis; access tokens of the session live until they expire");
-    }
-}
-
 impl fmt::Debug for EmailAndPassword {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("EmailAndPassword")

@@ -8,9 +8,13 @@ use axum::extract::State;
 use chrono::TimeDelta;
 use serde_json::json;
 
-use super::{RefreshTokenBody, Tokens, delta, mark_revoked, tokens};
+use super::{RefreshTokenBody, Tokens, delta, tokens};
 use crate::{
-    AppState, Error, Result, admission::Anonymous, auth::RefreshSecret, error::Problem, extract::Json,
+    AppState, Error, Result,
+    admission::Anonymous,
+    auth::{RefreshSecret, revocation},
+    error::Problem,
+    extract::Json,
 };
 
 const GRACE: TimeDelta = TimeDelta::seconds(10);
@@ -35,19 +39,27 @@ pub(super) async fn refresh(
     Json(body): Json<RefreshTokenBody>,
 ) -> Result<Json<Tokens>> {
     anonymous.admit(&state.limiter.policies().refresh, &format!("ip:{}", anonymous.client.bucket())).await?;
-    let invalid = || Error::unauthorized("invalid_token", "The refresh token is invalid: log in again.");
     let parent = RefreshSecret::parse(&body.refresh_token).ok_or_else(invalid)?;
+    // To the end: whoever reuses a token must not keep its session alive by leaving early.
+    state.to_the_end(rotate(state.clone(), anonymous, parent)).await.map(Json)
+}
+
+fn invalid() -> Error {
+    Error::unauthorized("invalid_token", "The refresh token is invalid: log in again.")
+}
+
+async fn rotate(state: AppState, anonymous: Anonymous, parent: RefreshSecret) -> Result<Tokens> {
     let child = parent.child(&state.config.auth.server_secret);
     let outcome = state
         .database
         .transaction("sessions.refresh", async |c| exchange(c, &state, &anonymous, &parent, &child).await)
         .await?;
     match outcome {
-        Outcome::Tokens(tokens) => Ok(Json(tokens)),
+        Outcome::Tokens(tokens) => Ok(tokens),
         Outcome::Invalid => Err(invalid()),
         Outcome::Reused(session_id) => {
             tracing::warn!(%session_id, "a refresh token was used twice; the session was ended");
-            mark_revoked(&state, session_id).await;
+            revocation::mark_session(&state, session_id).await;
             Err(invalid())
         }
     }

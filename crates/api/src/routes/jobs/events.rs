@@ -1,7 +1,7 @@
 //! `GET /v1/jobs/{id}/events`: a job's progress as an event stream.
 //!
 //! Each change is one `job` event with the whole job; the stream ends when the job is over, when it was watched for ten
-//! minutes, or when the process shuts down (EventSource then asks again).
+//! minutes, when the session was ended, or when the process shuts down (EventSource then asks again).
 
 use std::{convert::Infallible, time::Duration};
 
@@ -58,6 +58,9 @@ impl Watch {
             tokio::select! {
                 () = tokio::time::sleep(POLL) => {}
                 () = self.state.lifecycle.reached(Phase::LastCall) => return None,
+            }
+            if self.caller.was_revoked(&self.state).await {
+                return None;
             }
             // A database that is away for a moment must not end the stream.
             let Ok(job) = find(&self.state, &self.caller, self.id).await else { continue };

@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use api::AppState;
+use api::{AppState, auth::RefreshSecret};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::TimeDelta;
 use config::{ApiConfig, MapVars, ShutdownConfig, WorkerConfig};
 use engine_sim::{Sim, SimConfig};
@@ -14,6 +15,7 @@ use reqwest::{Method, RequestBuilder};
 use runtime::{Clock, Lifecycle, MetricsHandle};
 use serde_json::{Value, json};
 use test_support::{TestDatabase, TestRedis, test_redis};
+use uuid::Uuid;
 
 use super::Answer;
 
@@ -36,6 +38,7 @@ pub(crate) struct Persona {
     client: reqwest::Client,
     url: String,
     credential: Option<(&'static str, String)>,
+    forwarded_for: Option<String>,
     pub(crate) email: String,
     pub(crate) refresh_token: String,
 }
@@ -102,6 +105,7 @@ impl TestApp {
             client,
             url: self.url.clone(),
             credential: None,
+            forwarded_for: None,
             email: String::new(),
             refresh_token: String::new(),
         }
@@ -134,6 +138,21 @@ impl TestApp {
         email.clone_into(&mut persona.email);
         tokens["refresh_token"].as_str().unwrap().clone_into(&mut persona.refresh_token);
         persona
+    }
+
+    /// One more session of this user, made in the database: a login without the cost of comparing a password.
+    pub(crate) async fn session_of(&self, user: &Persona) -> Persona {
+        let mut c = self.database.pool().acquire().await.unwrap();
+        let user_id = db::users::find_by_email(&mut c, &user.email).await.unwrap().unwrap().id;
+        let (id, refresh) = (Uuid::now_v7(), RefreshSecret::generate().unwrap());
+        let expires_at = self.clock.now() + TimeDelta::days(30);
+        let ip = [127, 0, 0, 1].into();
+        let new = db::sessions::NewSession { id, user_id, expires_at, user_agent: None, ip };
+        db::sessions::insert(&mut c, &new).await.unwrap();
+        db::sessions::insert_refresh_token(&mut c, &refresh.hash(), id, None, expires_at).await.unwrap();
+        let access = self.state.keyring.sign(user_id, id, "user").unwrap();
+        let session = Persona { refresh_token: refresh.text(), ..user.at(self) };
+        session.with_token(&access.token)
     }
 
     /// A machine with an API key of `owner`.
@@ -174,12 +193,37 @@ impl Persona {
         Self { url: app.url.clone(), ..self.clone() }
     }
 
+    /// The same person behind a proxy that names this address; for apps that trust the loopback networks.
+    pub(crate) fn from_address(&self, address: impl Into<String>) -> Self {
+        Self { forwarded_for: Some(address.into()), ..self.clone() }
+    }
+
+    /// Exchanges a refresh token.
+    pub(crate) async fn refresh(&self, refresh_token: &str) -> Answer {
+        self.post("/v1/auth/refresh", json!({ "refresh_token": refresh_token })).await
+    }
+
+    /// Ends the session of a refresh token.
+    pub(crate) async fn logout(&self, refresh_token: &str) -> Answer {
+        self.post("/v1/auth/logout", json!({ "refresh_token": refresh_token })).await
+    }
+
+    /// The session's id, which its access token names.
+    pub(crate) fn session_id(&self) -> Uuid {
+        let claims = URL_SAFE_NO_PAD.decode(self.token().split('.').nth(1).unwrap()).unwrap();
+        let claims: Value = serde_json::from_slice(&claims).unwrap();
+        claims["sid"].as_str().unwrap().parse().unwrap()
+    }
+
     pub(crate) fn token(&self) -> &str {
         self.credential.as_ref().and_then(|(_, v)| v.strip_prefix("Bearer ")).unwrap()
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.client.request(method, format!("{}{path}", self.url));
+        let mut request = self.client.request(method, format!("{}{path}", self.url));
+        if let Some(address) = &self.forwarded_for {
+            request = request.header("x-forwarded-for", address);
+        }
         match &self.credential {
             Some((name, value)) => request.header(*name, value),
             None => request,

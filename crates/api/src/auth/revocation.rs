@@ -1,0 +1,117 @@
+//! Ended sessions and revoked keys, told to every replica through Redis.
+//!
+//! Postgres has the truth; a mark in Redis makes it known within a second, because admission looks at it with every request.
+//! A mark can be missed: Redis was out, or a process died between its commit and its mark. So a replica writes the marks of
+//! everything that ended lately once more when it starts, and whenever Redis comes back. What nobody marked ends with its
+//! access tokens.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use runtime::Phase;
+use uuid::Uuid;
+
+use super::Record;
+use crate::{AppState, Error, Result, admission::RECORD_TTL};
+
+/// How often it is looked whether marks are missing; that costs nothing while none are.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Whether marks are missing in Redis, as far as this process knows.
+#[derive(Debug)]
+pub struct Marks {
+    missing: AtomicBool,
+}
+
+impl Default for Marks {
+    /// Nobody knows what was missed before this process began.
+    fn default() -> Self {
+        Self { missing: AtomicBool::new(true) }
+    }
+}
+
+/// What a session is called in an admission.
+pub(crate) fn subject(session_id: Uuid) -> String {
+    format!("session:{session_id}")
+}
+
+/// Marks a session as ended for every replica; the database must say so already.
+pub(crate) async fn mark_session(state: &AppState, session_id: Uuid) {
+    if let Err(error) = write_session(state, session_id).await {
+        missed(state, &error);
+    }
+}
+
+/// Marks an API key as revoked for every replica; the database must say so already.
+pub(crate) async fn mark_key(state: &AppState, public_id: &str) -> Result<()> {
+    let dead = Record::nobody().encode().map_err(Error::internal)?;
+    if let Err(error) = state.limiter.replace_record(public_id, &dead, RECORD_TTL).await {
+        missed(state, &error);
+    }
+    Ok(())
+}
+
+fn missed(state: &AppState, error: &db::RedisError) {
+    state.marks.missing.store(true, Ordering::Relaxed);
+    metrics::counter!("revocation_marks_lost_total").increment(1);
+    tracing::warn!(%error, "a revocation could not be marked in redis; it is marked when redis is back");
+}
+
+async fn write_session(state: &AppState, session_id: Uuid) -> Result<(), db::RedisError> {
+    state.limiter.revoke(&subject(session_id), i64::MAX / 2_048, life_of_a_mark(state)).await
+}
+
+/// A mark must outlive every access token of its session.
+fn life_of_a_mark(state: &AppState) -> Duration {
+    state.config.auth.access_token_ttl + Duration::from_secs(60)
+}
+
+/// Writes missing marks for as long as the process serves.
+pub(crate) async fn keep_marks(state: AppState) {
+    tokio::select! {
+        () = watch(&state) => {}
+        () = state.lifecycle.reached(Phase::Closing) => {}
+    }
+}
+
+async fn watch(state: &AppState) {
+    loop {
+        if state.redis.is_out() {
+            // What others ended meanwhile is missing too, and a server that was replaced has forgotten everything.
+            state.marks.missing.store(true, Ordering::Relaxed);
+        }
+        // Redis first: while it is out, the database is not asked every second.
+        if state.marks.missing.load(Ordering::Relaxed) && state.redis.check().await.is_ok() {
+            state.marks.missing.store(false, Ordering::Relaxed);
+            if let Err(error) = write_all(state).await {
+                state.marks.missing.store(true, Ordering::Relaxed);
+                tracing::debug!(error = error.detail(), "marks of revocations are still missing");
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn write_all(state: &AppState) -> Result<()> {
+    let (sessions, keys) = state
+        .database
+        .call::<_, db::Error>("revocations.recent", async |c| {
+            let sessions = db::sessions::revoked_within(c, life_of_a_mark(state)).await?;
+            Ok((sessions, db::api_keys::revoked_within(c, RECORD_TTL).await?))
+        })
+        .await?;
+    let unavailable = |_| Error::unavailable("redis_unavailable", "Redis is out.", LOOK);
+    for session_id in &sessions {
+        write_session(state, *session_id).await.map_err(unavailable)?;
+    }
+    let dead = Record::nobody().encode().map_err(Error::internal)?;
+    for public_id in &keys {
+        state.limiter.replace_record(public_id, &dead, RECORD_TTL).await.map_err(unavailable)?;
+    }
+    if !(sessions.is_empty() && keys.is_empty()) {
+        tracing::info!(sessions = sessions.len(), keys = keys.len(), "revocations were marked once more");
+    }
+    Ok(())
+}
