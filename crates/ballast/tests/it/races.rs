@@ -120,10 +120,12 @@ async fn a_stolen_refresh_token_ends_tokens_leaves_and_streams_on_both_replicas_
             app.advance_clock(TimeDelta::seconds(11));
         }
         let newest = app.anonymous().with_token(&text(&first, "access_token"));
-        let stream = newest.at(&other).request(reqwest::Method::POST, "/v1/chat/completions").json(&serde_json::json!({
-            "model": "sim-small", "stream": true,
-            "messages": [{ "role": "user", "content": "[[sim tokens=1000 token-interval-ms=100]]" }],
-        }));
+        let stream = newest.at(&other).request(reqwest::Method::POST, "/v1/chat/completions").json(
+            &serde_json::json!({
+                "model": "sim-small", "stream": true,
+                "messages": [{ "role": "user", "content": "[[sim tokens=1000 token-interval-ms=100]]" }],
+            }),
+        );
         let mut stream = stream.send().await.unwrap();
         stream.chunk().await.unwrap();
 

@@ -109,7 +109,8 @@ async fn a_key_that_was_revoked_while_redis_was_out_is_dead_when_it_is_back() {
     user.delete(&format!("/v1/api-keys/{id}")).await.expect(204);
     redis.set(Mode::Pass);
     for replica in [&app, &other] {
-        eventually("the key is dead", S(15), async || key.at(replica).get("/v1/me").await.status == 401).await;
+        eventually("the key is dead", S(15), async || key.at(replica).get("/v1/me").await.status == 401)
+            .await;
     }
 }
 

@@ -3,13 +3,7 @@
 use axum::{extract::State, http::StatusCode};
 use uuid::Uuid;
 
-use crate::{
-    AppState, Error, Result,
-    admission::Caller,
-    auth::revocation,
-    error::Problem,
-    extract::Path,
-};
+use crate::{AppState, Error, Result, admission::Caller, auth::revocation, error::Problem, extract::Path};
 
 /// Revokes a key, within a second on every replica.
 #[utoipa::path(delete, path = "/v1/api-keys/{id}", tag = "api keys", security(("bearer" = [])),
