@@ -61,7 +61,7 @@ async fn one_refresh_token_fifty_times_at_once_on_two_replicas_has_one_child_in_
     let mut last = None;
     for round in 0..100 {
         let session = app.session_of(&user).await;
-        let callers = [&here, &there].map(|caller| caller.from_address(address(round)));
+        let callers = [&here, &there].map(|caller| caller.behind(address(round)));
         let calls = (0..50).map(|i| callers[i % 2].refresh(&session.refresh_token));
         let answers: Vec<Value> =
             join_all(calls).await.into_iter().map(|answer| answer.expect(200).json()).collect();
@@ -221,7 +221,7 @@ async fn in_200_races_of_refresh_and_logout_no_token_survives_the_logout_nor_a_r
     for round in 0..200 {
         let session = app.session_of(&user).await;
         let mut issued = Issued { access: vec![session.token().to_owned()], refresh: Vec::new() };
-        let callers = [0, 1].map(|i| replicas[(i + round) % 2].from_address(address(round)));
+        let callers = [0, 1].map(|i| replicas[(i + round) % 2].behind(address(round)));
         let delays = [disorder.below(15), disorder.below(15)];
         let logout = async {
             pause(delays[0]).await;
@@ -242,7 +242,7 @@ async fn in_200_races_of_refresh_and_logout_no_token_survives_the_logout_nor_a_r
     drop((app, other));
     for (round, issued) in rounds.iter().enumerate() {
         for replica in [&one, &two] {
-            issued.all_dead(&replica.anonymous().from_address(address(round)), "after the restart").await;
+            issued.all_dead(&replica.anonymous().behind(address(round)), "after the restart").await;
         }
     }
     let reasons: Vec<(Option<String>, i64)> =

@@ -194,7 +194,7 @@ impl Persona {
     }
 
     /// The same person behind a proxy that names this address; for apps that trust the loopback networks.
-    pub(crate) fn from_address(&self, address: impl Into<String>) -> Self {
+    pub(crate) fn behind(&self, address: impl Into<String>) -> Self {
         Self { forwarded_for: Some(address.into()), ..self.clone() }
     }
 
