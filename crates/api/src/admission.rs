@@ -113,12 +113,7 @@ impl FromRequestParts<AppState> for Pending {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self> {
         let credential = parts.extensions.remove::<Credential>();
-        let credential = credential.ok_or_else(|| {
-            Error::unauthorized(
-                "missing_credentials",
-                "Send `Authorization: Bearer TOKEN`, or an API key as `X-API-Key`.",
-            )
-        })?;
+        let credential = credential.ok_or_else(Error::missing_credentials)?;
         let (client, request_id, states) = context(parts);
         Ok(Self { state: state.clone(), credential, client, request_id, states })
     }

@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use axum::{
     Router,
-    body::Bytes,
     extract::{DefaultBodyLimit, Request, State},
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
-    routing::get,
 };
 use health::MetricsAccess;
 use runtime::Phase;
@@ -20,53 +18,22 @@ use tower_http::{
     compression::CompressionLayer,
     cors::{AllowOrigin, CorsLayer},
 };
-use utoipa::{
-    Modify, OpenApi,
-    openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme},
-};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{AppState, Error, ai, auth, client_ip::ClientIp, docs, edge, routes};
+use crate::{AppState, Error, ai, auth, client_ip::ClientIp, edge, openapi, routes};
 
 /// Ordinary request bodies.
 const MAX_BODY: usize = 256 * 1024;
-
-#[derive(OpenApi)]
-#[openapi(
-    info(title = "Ballast", description = "A production backend: identity, an AI proxy, jobs."),
-    modifiers(&Security)
-)]
-struct Document;
-
-struct Security;
-
-impl Modify for Security {
-    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
-        let components = openapi.components.get_or_insert_default();
-        components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
-        let key = ApiKey::Header(ApiKeyValue::new("X-API-Key"));
-        components.add_security_scheme("api_key", SecurityScheme::ApiKey(key));
-    }
-}
 
 /// The whole API as one router.
 pub fn router(state: AppState) -> Router {
     let access = MetricsAccess::from_config(&state.config.runtime);
     let health = health::router(state.health.clone(), state.metrics.clone(), access);
-    let ordinary = routes::router()
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn_with_state(state.clone(), request_timeout));
-    let (routes, openapi) = OpenApiRouter::with_openapi(Document::openapi())
-        .merge(ordinary)
-        .merge(ai::router())
-        .split_for_parts();
-    let openapi = serde_json::to_value(openapi).expect("the document serialises");
-    let docs = docs::router(&openapi);
-    let json = Bytes::from(openapi.to_string());
-    let document = Router::new().route(
-        "/openapi.json",
-        get(move || async move { ([(header::CONTENT_TYPE, "application/json")], json) }),
-    );
+    let routes = routes(|ordinary| {
+        ordinary
+            .layer(DefaultBodyLimit::max(MAX_BODY))
+            .layer(middleware::from_fn_with_state(state.clone(), request_timeout))
+    });
     // A shield in the process, before anything costs a round trip: 200 requests a second per address, bursts of 1000. The
     // limits that count are in Redis.
     let shield = GovernorConfigBuilder::default()
@@ -87,9 +54,7 @@ pub fn router(state: AppState) -> Router {
     });
     state.lifecycle.spawn("revocation marks", auth::revocation::keep_marks(state.clone()));
     let shield = GovernorLayer::new(shield).error_handler(too_fast);
-    routes
-        .merge(document)
-        .merge(docs)
+    Router::from(routes)
         .layer(middleware::from_fn_with_state(state.clone(), auth::gate))
         .layer(shield)
         .with_state(state.clone())
@@ -99,6 +64,16 @@ pub fn router(state: AppState) -> Router {
         .layer(CompressionLayer::new())
         .layer(tower::util::option_layer(cors(&state)))
         .layer(middleware::from_fn_with_state(state, edge::layer))
+}
+
+/// Every route with its description but those of `health`; the ordinary ones with what `around` puts around them.
+pub(crate) fn routes(
+    around: impl FnOnce(OpenApiRouter<AppState>) -> OpenApiRouter<AppState>,
+) -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .merge(around(routes::router()))
+        .merge(ai::router())
+        .merge(openapi::router())
 }
 
 /// Ordinary requests end after a while; streams and AI calls have limits of their own.

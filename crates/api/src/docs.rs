@@ -1,19 +1,18 @@
-//! `GET /docs`: the API's description for people, rendered once at start from the OpenAPI document. No script, nothing
+//! `GET /docs`: the API's description for people, rendered once from the OpenAPI document. No script, nothing
 //! from elsewhere; its content policy allows the one style sheet in the page, by hash.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::LazyLock};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::{
-    Router,
     http::{HeaderValue, header},
-    response::IntoResponse as _,
-    routing::get,
+    response::{IntoResponse as _, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use crate::{AppState, auth::PUBLIC_ROUTES};
+use crate::{auth::PUBLIC_ROUTES, openapi};
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
     code{font:14px ui-monospace,monospace}h2{margin-top:2rem;border-bottom:1px solid #ccc}\
@@ -21,27 +20,31 @@ const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;mar
     .p{color:#666}pre{background:#f4f4f4;padding:.7rem;overflow-x:auto}td,th{text-align:left;padding-right:1.5rem}\
     @media(prefers-color-scheme:dark){body{background:#111;color:#ddd}pre{background:#222}a{color:#8bf}}";
 
-/// The route. `document` is the OpenAPI document.
-pub(crate) fn router(document: &Value) -> Router<AppState> {
+/// The API's description for people.
+#[utoipa::path(get, path = "/docs", tag = "meta", responses((status = 200, body = String, content_type = "text/html")))]
+pub(crate) async fn page() -> Response {
+    static PAGE: LazyLock<(HeaderValue, Bytes)> = LazyLock::new(|| {
+        let document = serde_json::to_value(openapi::document()).expect("the document serialises");
+        (policy(), render(&document).into())
+    });
+    let (policy, page) = &*PAGE;
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
+        (header::CONTENT_SECURITY_POLICY, policy.clone()),
+        (header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300")),
+    ];
+    (headers, page.clone()).into_response()
+}
+
+/// Allows the one style sheet, by hash, and nothing else.
+fn policy() -> HeaderValue {
     let hash = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
     let policy =
         format!("default-src 'none'; style-src 'sha256-{hash}'; frame-ancestors 'none'; base-uri 'none'");
-    let policy = HeaderValue::from_str(&policy).expect("base64 is a header value");
-    let page = page(document);
-    Router::new().route(
-        "/docs",
-        get(move || async move {
-            let headers = [
-                (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
-                (header::CONTENT_SECURITY_POLICY, policy),
-                (header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300")),
-            ];
-            (headers, page).into_response()
-        }),
-    )
+    HeaderValue::from_str(&policy).expect("base64 is a header value")
 }
 
-fn page(document: &Value) -> String {
+fn render(document: &Value) -> String {
     let mut by_tag: Vec<(String, String)> = Vec::new();
     for (path, item) in document["paths"].as_object().into_iter().flatten() {
         for (method, operation) in item.as_object().into_iter().flatten() {
@@ -77,17 +80,30 @@ fn entry(document: &Value, method: &str, path: &str, operation: &Value) -> Strin
     if let Some(description) = operation["description"].as_str() {
         let _ = write!(out, "<p>{}", escape(description));
     }
-    if let Some(schema) = operation["requestBody"]["content"]["application/json"].get("schema") {
+    let body = &operation["requestBody"]["content"]["application/json"];
+    if let Some(schema) = body.get("schema") {
         let _ = write!(out, "<p>Body:<pre>{}</pre>", escape(&shape(document, schema, 0)));
     }
-    out.push_str("<table><tr><th>Status<th>Answer</tr>");
+    if let Some(example) = body.get("example").or(resolve(document, &body["schema"]).get("example")) {
+        let _ = write!(out, "<p>For example:<pre>{}</pre>", escape(&format!("{example:#}")));
+    }
+    out.push_str("<table><tr><th>Status<th>When<th>Answer</tr>");
     for (status, response) in operation["responses"].as_object().into_iter().flatten() {
+        let response = resolve(document, response);
+        let when = response["description"].as_str().unwrap_or_default();
         let schema =
             response["content"].as_object().and_then(|c| c.values().next()).and_then(|c| c.get("schema"));
         let shape = schema.map(|s| shape(document, s, 0)).unwrap_or_default();
-        let _ = write!(out, "<tr><td>{}<td><pre>{}</pre></tr>", escape(status), escape(&shape));
+        let (status, when, shape) = (escape(status), escape(when), escape(&shape));
+        let _ = write!(out, "<tr><td>{status}<td>{when}<td><pre>{shape}</pre></tr>");
     }
     out + "</table></details>"
+}
+
+/// What a reference leads to.
+fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    let target = value["$ref"].as_str().and_then(|r| document.pointer(r.trim_start_matches('#')));
+    target.unwrap_or(value)
 }
 
 /// A schema as one would write an example: names and types.
@@ -96,6 +112,7 @@ fn shape(document: &Value, schema: &Value, depth: usize) -> String {
         let name = reference.rsplit('/').next().unwrap_or_default();
         return match name {
             "Problem" => "problem document (RFC 9457)".to_owned(),
+            "OpenAiError" => "OpenAI's error object".to_owned(),
             _ if depth > 3 => name.to_owned(),
             _ => shape(document, &document["components"]["schemas"][name], depth),
         };

@@ -66,7 +66,7 @@ pub async fn layer(State(state): State<AppState>, mut request: Request, next: Ne
     let method = request.method().clone();
     let peer = request.extensions().get::<server::Peer>().map_or(([0, 0, 0, 0], 0).into(), |p| p.0);
     let client = client_ip::resolve(&state.config.trusted_proxy, peer, request.headers());
-    let openai = OPENAI.iter().any(|prefix| request.uri().path().starts_with(prefix));
+    let openai = speaks_openai(request.uri().path());
     let quiet = QUIET.contains(&route.as_str());
     let limits = LimitStates::default();
     request.extensions_mut().insert(RequestId(id.clone()));
@@ -108,6 +108,11 @@ pub async fn layer(State(state): State<AppState>, mut request: Request, next: Ne
         );
     }
     response
+}
+
+/// Whether errors on this path are OpenAI's error object.
+pub(crate) fn speaks_openai(path: &str) -> bool {
+    OPENAI.iter().any(|prefix| path.starts_with(prefix))
 }
 
 /// A client may bring its id; anything but a plain token is replaced, because it goes into logs and headers.
@@ -163,7 +168,7 @@ fn write_error(response: &mut Response, id: &str, openai: bool) {
 }
 
 /// An error that the router or a layer made.
-fn bare(status: StatusCode) -> Error {
+pub(crate) fn bare(status: StatusCode) -> Error {
     let (code, detail) = match status.as_u16() {
         404 => ("not_found", "There is nothing here."),
         405 => ("method_not_allowed", "This route has no such method; the Allow header lists those it has."),

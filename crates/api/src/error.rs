@@ -81,6 +81,12 @@ impl Error {
             .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
     }
 
+    /// 401 when there is no credential.
+    pub fn missing_credentials() -> Self {
+        let detail = "Send `Authorization: Bearer TOKEN`, or an API key as `X-API-Key`.";
+        Self::unauthorized("missing_credentials", detail)
+    }
+
     /// 403.
     pub fn forbidden(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::FORBIDDEN, code, detail)

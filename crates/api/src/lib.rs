@@ -15,6 +15,7 @@ mod docs;
 pub mod edge;
 pub mod error;
 pub mod extract;
+pub mod openapi;
 pub mod routes;
 mod state;
 

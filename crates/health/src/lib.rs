@@ -27,4 +27,4 @@ mod registry;
 mod routes;
 
 pub use registry::{CheckReport, Kind, Registry, Report, Status};
-pub use routes::{MetricsAccess, admin_router, router};
+pub use routes::{MetricsAccess, admin_router, openapi, router};

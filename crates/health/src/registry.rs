@@ -15,6 +15,7 @@ use futures_util::future::join_all;
 use runtime::{Lifecycle, Phase};
 use serde::Serialize;
 use tokio::{sync::Mutex, time::Instant};
+use utoipa::ToSchema;
 
 /// How long a result is good.
 const FRESH: Duration = Duration::from_secs(1);
@@ -29,8 +30,9 @@ pub enum Kind {
 }
 
 /// The state of a check, or of all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = HealthStatus)]
 pub enum Status {
     /// All is well.
     Ok,
@@ -41,7 +43,8 @@ pub enum Status {
 }
 
 /// The result of one check.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = HealthCheck)]
 pub struct CheckReport {
     /// Its state.
     pub status: Status,
@@ -53,7 +56,8 @@ pub struct CheckReport {
 }
 
 /// The body of `/health`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Health)]
 pub struct Report {
     /// The worst of the checks.
     pub status: Status,

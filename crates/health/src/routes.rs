@@ -10,9 +10,22 @@ use axum::{
 use config::RuntimeConfig;
 use runtime::MetricsHandle;
 use secrecy::{ExposeSecret as _, SecretString};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::{OpenApi, ToSchema};
 
-use crate::{Registry, Status};
+use crate::{Registry, Report, Status};
+
+#[derive(OpenApi)]
+#[openapi(paths(livez, readyz, startupz, report, metrics))]
+struct Document;
+
+/// The same under the names that other platforms and people try first.
+const ALIASES: [(&str, &str); 4] = [
+    ("/health/live", "/livez"),
+    ("/health/ready", "/readyz"),
+    ("/ready", "/readyz"),
+    ("/health/startup", "/startupz"),
+];
 
 /// Who may read `/metrics` on the public port.
 #[derive(Debug, Clone)]
@@ -34,6 +47,26 @@ impl MetricsAccess {
             (None, _) => Self::Closed,
         }
     }
+}
+
+/// The body of `/readyz`.
+#[derive(Serialize, ToSchema)]
+struct Readiness {
+    /// Whether requests may be sent here.
+    ready: bool,
+    /// The worst of the checks.
+    status: Status,
+    /// As in `/health`.
+    phase: &'static str,
+    /// The checks that fail, by name.
+    waiting_for: Vec<&'static str>,
+}
+
+/// The body of `/startupz`.
+#[derive(Serialize, ToSchema)]
+struct Startup {
+    /// Whether everything was up once.
+    started: bool,
 }
 
 #[derive(Clone)]
@@ -62,10 +95,25 @@ pub fn admin_router(registry: Registry, handle: MetricsHandle) -> Router {
     router(registry, handle, MetricsAccess::Open)
 }
 
+/// The description of what [`router`] mounts.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    let mut document = Document::openapi();
+    for (alias, path) in ALIASES {
+        let item = document.paths.paths.get(path).expect("an alias is of a documented path").clone();
+        document.paths.paths.insert(alias.to_owned(), item);
+    }
+    document
+}
+
+/// Whether the process lives. Asks nobody.
+#[utoipa::path(get, path = "/livez", tag = "health", responses((status = 200, body = String, content_type = "text/plain")))]
 async fn livez() -> Response {
     no_store(StatusCode::OK, "ok\n".into_response())
 }
 
+/// Whether requests may be sent here: the database answers and the process is not on its way out.
+#[utoipa::path(get, path = "/readyz", tag = "health", responses((status = 200, body = Readiness),
+    (status = 503, body = Readiness, description = "Not ready: `waiting_for` says why")))]
 async fn readyz(State(registry): State<Registry>) -> Response {
     let ready = registry.is_ready().await;
     let report = registry.report().await;
@@ -73,21 +121,22 @@ async fn readyz(State(registry): State<Registry>) -> Response {
     // What it waits for, without the details that /health has.
     let waiting_for: Vec<_> =
         report.checks.iter().filter(|(_, c)| c.status == Status::Error).map(|(name, _)| *name).collect();
-    let body = json!({
-        "ready": ready,
-        "status": report.status,
-        "phase": report.phase,
-        "waiting_for": waiting_for,
-    });
+    let body = Readiness { ready, status: report.status, phase: report.phase, waiting_for };
     no_store(status, axum_json(&body))
 }
 
+/// Whether everything was up once since the start.
+#[utoipa::path(get, path = "/startupz", tag = "health", responses((status = 200, body = Startup),
+    (status = 503, body = Startup, description = "Still starting")))]
 async fn startupz(State(registry): State<Registry>) -> Response {
     let started = registry.has_started().await;
     let status = if started { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    no_store(status, axum_json(&json!({ "started": started })))
+    no_store(status, axum_json(&Startup { started }))
 }
 
+/// Every check with what it found: for dashboards and people.
+#[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, body = Report, description = "`ok`, or `degraded`: something optional is out"),
+    (status = 503, body = Report, description = "`error`: something that is needed is out")))]
 async fn report(State(registry): State<Registry>) -> Response {
     let report = registry.report().await;
     let status =
@@ -95,6 +144,9 @@ async fn report(State(registry): State<Registry>) -> Response {
     no_store(status, axum_json(&report))
 }
 
+/// Metrics for Prometheus; where there is an admin port, only there.
+#[utoipa::path(get, path = "/metrics", tag = "health", security((), ("metrics_token" = [])),
+    responses((status = 200, body = String, content_type = "text/plain"), (status = 401), (status = 404)))]
 async fn metrics(State(metrics): State<Metrics>, headers: HeaderMap) -> Response {
     match &metrics.access {
         MetricsAccess::Open => {}

@@ -80,12 +80,7 @@ fn refuse(reason: &'static str, detail: &'static str) -> Error {
 fn presented(headers: &HeaderMap) -> Result<&str, Error> {
     let mut bearer = headers.get_all(header::AUTHORIZATION).iter();
     let mut key = headers.get_all("x-api-key").iter();
-    let missing = || {
-        Error::unauthorized(
-            "missing_credentials",
-            "Send `Authorization: Bearer TOKEN`, or an API key as `X-API-Key`.",
-        )
-    };
+    let missing = Error::missing_credentials;
     let value = match (bearer.next(), key.next()) {
         (Some(value), None) => {
             let text = value.to_str().map_err(|_| missing())?;

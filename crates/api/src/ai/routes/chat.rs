@@ -19,7 +19,7 @@ use crate::{
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "ai", security(("bearer" = []), ("api_key" = [])),
     request_body(content = Value, example = json!({"model": "sim-small", "stream": true,
         "messages": [{"role": "user", "content": "Hello!"}]})),
-    responses((status = 200, body = Value, description = "JSON, or `text/event-stream`"),
+    responses((status = 200, description = "JSON, or `text/event-stream`", content((Value = "application/json"), (String = "text/event-stream"))),
               (status = 400, body = OpenAiError), (status = 401, body = OpenAiError), (status = 413, body = OpenAiError),
               (status = 429, body = OpenAiError), (status = 502, body = OpenAiError), (status = 503, body = OpenAiError),
               (status = 504, body = OpenAiError)))]

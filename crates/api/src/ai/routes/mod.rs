@@ -42,4 +42,7 @@ struct OpenAiErrorBody {
     param: Option<String>,
     /// Stable name of this kind of error.
     code: Option<String>,
+    /// To be quoted to support; absent where the engine refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
 }

@@ -20,7 +20,7 @@ use crate::{
 #[utoipa::path(post, path = "/v1/ai/{*path}", tag = "ai", security(("bearer" = []), ("api_key" = [])),
     params(("path" = String, Path, description = "Path below the engine's base URL")),
     request_body(content = Value, example = json!({"prompt": "Hello!"})),
-    responses((status = 200, body = Value, description = "As the engine answers"),
+    responses((status = 200, description = "As the engine answers", content((Value = "application/json"), (String = "text/event-stream"))),
               (status = 400, body = OpenAiError), (status = 401, body = OpenAiError), (status = 404, body = OpenAiError),
               (status = 413, body = OpenAiError), (status = 429, body = OpenAiError), (status = 502, body = OpenAiError),
               (status = 503, body = OpenAiError), (status = 504, body = OpenAiError)))]

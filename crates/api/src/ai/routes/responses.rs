@@ -17,7 +17,7 @@ use crate::{
 /// The body goes to the engine as it is. After a stream has begun, an error is its last event (`event: error`).
 #[utoipa::path(post, path = "/v1/responses", tag = "ai", security(("bearer" = []), ("api_key" = [])),
     request_body(content = Value, example = json!({"model": "sim-small", "stream": true, "input": "Hello!"})),
-    responses((status = 200, body = Value, description = "JSON, or `text/event-stream`"),
+    responses((status = 200, description = "JSON, or `text/event-stream`", content((Value = "application/json"), (String = "text/event-stream"))),
               (status = 400, body = OpenAiError), (status = 401, body = OpenAiError), (status = 413, body = OpenAiError),
               (status = 429, body = OpenAiError), (status = 502, body = OpenAiError), (status = 503, body = OpenAiError),
               (status = 504, body = OpenAiError)))]

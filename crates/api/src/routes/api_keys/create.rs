@@ -13,6 +13,7 @@ use crate::{
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"name": "nightly import", "scopes": ["ai", "jobs"], "expires_at": "2099-01-01T00:00:00Z"}))]
 pub(super) struct NewApiKey {
     /// What you call it: 1 to 100 characters.
     name: String,

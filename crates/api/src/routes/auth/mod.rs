@@ -48,6 +48,7 @@ pub(super) struct Tokens {
 /// E-mail and password.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"email": "ann@example.com", "password": "correct horse battery staple"}))]
 pub(super) struct EmailAndPassword {
     /// The account's address.
     email: String,
@@ -58,6 +59,7 @@ pub(super) struct EmailAndPassword {
 /// A refresh token.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"refresh_token": "as it came from login or refresh"}))]
 pub(super) struct RefreshTokenBody {
     /// As it came from login or refresh.
     refresh_token: String,

@@ -14,6 +14,7 @@ use crate::{AppState, Error, Result, admission::Caller, error::Problem, extract:
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"kind": "echo", "args": {"message": "hello"}}))]
 pub(super) struct NewJob {
     /// Which kind; `echo` is there to try.
     kind: String,

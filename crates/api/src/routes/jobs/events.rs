@@ -17,7 +17,7 @@ use runtime::Phase;
 use tokio::time::Instant;
 
 use super::{JobBody, find};
-use crate::{AppState, Result, admission::Caller, extract::Path};
+use crate::{AppState, Result, admission::Caller, error::Problem, extract::Path};
 
 const POLL: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(600);
@@ -31,6 +31,12 @@ struct Watch {
     until: Instant,
 }
 
+/// A job's progress as an event stream: each change is one `job` event with the whole job.
+///
+/// The stream ends when the job is over, and after ten minutes; EventSource then asks again.
+#[utoipa::path(get, path = "/v1/jobs/{id}/events", tag = "jobs", security(("bearer" = []), ("api_key" = [])),
+    params(("id" = i64, Path)),
+    responses((status = 200, body = String, content_type = "text/event-stream"), (status = 403, body = Problem)))]
 pub(super) async fn events(
     State(state): State<AppState>,
     caller: Caller,

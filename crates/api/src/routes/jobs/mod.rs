@@ -4,7 +4,6 @@ mod create;
 mod events;
 mod show;
 
-use axum::{Router, routing::get};
 use chrono::{DateTime, Utc};
 use jobs::JobView;
 use serde::Serialize;
@@ -17,7 +16,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(create::create))
         .routes(routes!(show::show))
-        .merge(Router::new().route("/v1/jobs/{id}/events", get(events::events)).into())
+        .routes(routes!(events::events))
 }
 
 /// A job, as its owner sees it.

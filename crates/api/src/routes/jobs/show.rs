@@ -13,7 +13,7 @@ use crate::{
 /// One of your jobs: its state, progress, result and errors.
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", security(("bearer" = []), ("api_key" = [])),
     params(("id" = i64, Path)),
-    responses((status = 200, body = JobBody), (status = 401, body = Problem), (status = 404, body = Problem)))]
+    responses((status = 200, body = JobBody), (status = 403, body = Problem)))]
 pub(super) async fn show(
     State(state): State<AppState>,
     caller: Caller,

@@ -1,0 +1,122 @@
+//! The contract: the OpenAPI document, made from the handlers' own descriptions.
+//!
+//! A handler's `#[utoipa::path]` says what is its own: what it does, its body with an example, its answers. What every route
+//! of its sort answers as well, because a layer or an extractor does, is added here, in [`answers`], once. The document is the
+//! same whatever the configuration; `docs/openapi.json` is a copy of it, and a test says when that is out of date.
+
+mod answers;
+
+use std::sync::LazyLock;
+
+use axum::{
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use utoipa::{
+    Modify, OpenApi as _,
+    openapi::{
+        OpenApi,
+        path::{Operation, PathItem},
+        security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme},
+    },
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{AppState, app, docs};
+
+/// What is said before any route is described.
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Ballast",
+        description = "A production backend: identity, an AI proxy, jobs.\n\nErrors are problem documents (RFC 9457), or \
+                       OpenAI's error object on the routes that speak OpenAI; `code` tells them apart. Every answer has an \
+                       `X-Request-Id`.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+    ),
+    tags(
+        (name = "auth", description = "Accounts, sessions and tokens."),
+        (name = "api keys", description = "Keys for machines."),
+        (name = "ai", description = "The AI engine, as OpenAI's SDKs speak to it."),
+        (name = "jobs", description = "Work that is done in the background."),
+        (name = "admin", description = "For administrators."),
+        (name = "health", description = "For probes and dashboards."),
+        (name = "meta", description = "About the API."),
+    ),
+    modifiers(&Security)
+)]
+struct Base;
+
+struct Security;
+
+impl Modify for Security {
+    fn modify(&self, openapi: &mut OpenApi) {
+        let bearer = |format: &str, description: &str| {
+            let scheme = Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format(format);
+            SecurityScheme::Http(scheme.description(Some(description)).build())
+        };
+        let key = ApiKeyValue::with_description("X-API-Key", "A key from `POST /v1/api-keys`.");
+        let schemes = [
+            ("bearer", bearer("JWT", "An access token from `POST /v1/auth/login`. An API key is accepted too.")),
+            ("api_key", SecurityScheme::ApiKey(ApiKey::Header(key))),
+            ("metrics_token", bearer("opaque", "`METRICS_TOKEN`, where it is set.")),
+        ];
+        let components = openapi.components.get_or_insert_default();
+        for (name, scheme) in schemes {
+            components.add_security_scheme(name, scheme);
+        }
+    }
+}
+
+/// Where the description of the routes begins.
+pub(crate) fn base() -> OpenApi {
+    Base::openapi()
+}
+
+/// The whole document.
+pub fn document() -> OpenApi {
+    let mut document = app::routes(|ordinary| ordinary).into_openapi();
+    document.merge(health::openapi());
+    // OpenAPI has no word for "the rest of the path".
+    let paths = std::mem::take(&mut document.paths.paths);
+    document.paths.paths =
+        paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    answers::complete(&mut document);
+    document
+}
+
+/// The document as text: `docs/openapi.json`.
+pub fn document_json() -> String {
+    let mut json = document().to_pretty_json().expect("the document serialises");
+    json.push('\n');
+    json
+}
+
+/// The operations of a path with their methods.
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
+    let all = [
+        ("get", &mut item.get),
+        ("post", &mut item.post),
+        ("put", &mut item.put),
+        ("patch", &mut item.patch),
+        ("delete", &mut item.delete),
+    ];
+    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
+}
+
+/// The document and the page, for machines and for people.
+pub(crate) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(openapi_json)).routes(routes!(docs::page))
+}
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "meta", responses((status = 200, body = serde_json::Value)))]
+async fn openapi_json() -> Response {
+    static JSON: LazyLock<Bytes> = LazyLock::new(|| document_json().into());
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300")),
+    ];
+    (headers, JSON.clone()).into_response()
+}
