@@ -16,14 +16,24 @@ use crate::edge;
 /// Every error that there is a standard text for: status, name, when, headers.
 const ERRORS: [(u16, &str, &str, &[&str]); 14] = [
     (400, "BadRequest", "The request cannot be understood: no JSON, or a parameter of the wrong type.", &[]),
-    (401, "Unauthorized", "No credential, or one that is invalid, expired or revoked.", &["WWW-Authenticate"]),
+    (
+        401,
+        "Unauthorized",
+        "No credential, or one that is invalid, expired or revoked.",
+        &["WWW-Authenticate"],
+    ),
     (403, "Forbidden", "The credential is good, but may not do this.", &[]),
     (404, "NotFound", "There is nothing here, or it is somebody else's.", &[]),
     (408, "RequestTimeout", "The body did not arrive completely.", &[]),
     (409, "Conflict", "It contradicts what is there.", &[]),
     (413, "PayloadTooLarge", "The body is larger than this route accepts.", &[]),
     (415, "UnsupportedMediaType", "The body must be JSON, said to be so, and not compressed.", &[]),
-    (422, "UnprocessableContent", "The request is understood, but a value is wrong: `errors` says which.", &[]),
+    (
+        422,
+        "UnprocessableContent",
+        "The request is understood, but a value is wrong: `errors` says which.",
+        &[],
+    ),
     (
         429,
         "TooManyRequests",
@@ -32,14 +42,27 @@ const ERRORS: [(u16, &str, &str, &[&str]); 14] = [
     ),
     (500, "InternalServerError", "Something went wrong on our side.", &[]),
     (502, "BadGateway", "The engine's answer cannot be used.", &[]),
-    (503, "ServiceUnavailable", "Not available at the moment: try again after `Retry-After`.", &["Retry-After"]),
+    (
+        503,
+        "ServiceUnavailable",
+        "Not available at the moment: try again after `Retry-After`.",
+        &["Retry-After"],
+    ),
     (504, "GatewayTimeout", "The engine took too long.", &["Retry-After"]),
 ];
 
 const HEADERS: [(&str, &str, &str); 5] = [
-    ("X-Request-Id", "The request's id: as the client sent it, or a new one. Quote it to ask about a request.", ""),
+    (
+        "X-Request-Id",
+        "The request's id: as the client sent it, or a new one. Quote it to ask about a request.",
+        "",
+    ),
     ("Retry-After", "Seconds to wait.", "integer"),
-    ("RateLimit", "What is left, by policy: `\"global\";r=97;t=12` (draft-ietf-httpapi-ratelimit-headers).", ""),
+    (
+        "RateLimit",
+        "What is left, by policy: `\"global\";r=97;t=12` (draft-ietf-httpapi-ratelimit-headers).",
+        "",
+    ),
     ("RateLimit-Policy", "The limits, by policy: `\"global\";q=100;w=900`.", ""),
     ("WWW-Authenticate", "`Bearer`, with an error code when there was a credential (RFC 6750).", ""),
 ];

@@ -58,7 +58,10 @@ impl Modify for Security {
         };
         let key = ApiKeyValue::with_description("X-API-Key", "A key from `POST /v1/api-keys`.");
         let schemes = [
-            ("bearer", bearer("JWT", "An access token from `POST /v1/auth/login`. An API key is accepted too.")),
+            (
+                "bearer",
+                bearer("JWT", "An access token from `POST /v1/auth/login`. An API key is accepted too."),
+            ),
             ("api_key", SecurityScheme::ApiKey(ApiKey::Header(key))),
             ("metrics_token", bearer("opaque", "`METRICS_TOKEN`, where it is set.")),
         ];
@@ -80,8 +83,7 @@ pub fn document() -> OpenApi {
     document.merge(health::openapi());
     // OpenAPI has no word for "the rest of the path".
     let paths = std::mem::take(&mut document.paths.paths);
-    document.paths.paths =
-        paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    document.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
     answers::complete(&mut document);
     document
 }
