@@ -153,7 +153,7 @@ fn complete_response(response: &RefOr<Response>, status: &str, secured: bool, pa
             }
         }
         if response.description.is_empty() {
-            response.description = "Done.".to_owned();
+            "Done.".clone_into(&mut response.description);
         }
         return response.into();
     }
