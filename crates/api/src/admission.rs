@@ -80,13 +80,15 @@ impl Caller {
         }
     }
 
-    /// True when the session was ended since: for what goes on after its admission, such as streams. While Redis is out, it is
-    /// not known to be.
-    pub async fn was_revoked(&self, state: &AppState) -> bool {
-        let Some(session_id) = self.session_id else { return false };
-        let mut admission = Admission::default();
-        admission.unless_revoked(revocation::subject(session_id), self.issued_at);
-        matches!(state.limiter.admit(&admission).await, Decision::Revoked)
+    /// Whether the session or API key still holds, asked of the database: for streams, which outlive their admission.
+    pub async fn is_still_allowed(&self, state: &AppState) -> Result<bool> {
+        let (session, key) = (self.session_id, self.api_key_id);
+        let look = async |c: &mut db::PgConnection| match (session, key) {
+            (Some(id), _) => db::sessions::is_active(c, id).await,
+            (None, Some(id)) => db::api_keys::is_active(c, id).await,
+            (None, None) => Ok(false),
+        };
+        Ok(state.database.call("credential.is_active", look).await?)
     }
 
     /// A policy with the rate that holds for this caller.

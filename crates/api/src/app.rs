@@ -117,7 +117,8 @@ fn cors(state: &AppState) -> Option<CorsLayer> {
     }
     let exact: Vec<HeaderValue> =
         state.config.cors_allowed_origins.iter().filter_map(|o| HeaderValue::from_str(o).ok()).collect();
-    let exposed = ["x-request-id", "retry-after", "ratelimit", "ratelimit-policy", "location"];
+    let exposed =
+        ["x-request-id", "retry-after", "ratelimit", "ratelimit-policy", "location", "idempotent-replayed"];
     let layer = CorsLayer::new()
         .allow_origin(AllowOrigin::list(exact))
         .allow_credentials(true)
@@ -127,6 +128,7 @@ fn cors(state: &AppState) -> Option<CorsLayer> {
             header::CONTENT_TYPE,
             HeaderName::from_static("x-api-key"),
             HeaderName::from_static("x-request-id"),
+            HeaderName::from_static("idempotency-key"),
             HeaderName::from_static("last-event-id"),
         ])
         .expose_headers(exposed.map(HeaderName::from_static))

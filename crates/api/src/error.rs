@@ -197,7 +197,8 @@ impl Error {
         &self.detail
     }
 
-    pub(crate) fn source(&self) -> Option<&anyhow::Error> {
+    /// The cause, for the log and for operators; never for a client.
+    pub fn source(&self) -> Option<&anyhow::Error> {
         self.source.as_deref()
     }
 
@@ -260,6 +261,10 @@ impl From<db::Error> for Error {
 
 impl From<jobs::Error> for Error {
     fn from(error: jobs::Error) -> Self {
-        Self::internal(error)
+        match error {
+            jobs::Error::Database(error) => db::Error::from(error).into(),
+            jobs::Error::Deadline(_) => db::Error::Deadline.into(),
+            error => Self::internal(error),
+        }
     }
 }

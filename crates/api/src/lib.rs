@@ -16,8 +16,10 @@ pub mod edge;
 pub mod error;
 pub mod extract;
 pub mod openapi;
+pub mod operator;
 pub mod routes;
 mod state;
+mod stream_permit;
 
 pub use app::router;
 pub use error::{Error, Result};

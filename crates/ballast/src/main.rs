@@ -24,6 +24,7 @@ Examples:
   ballast migrate up                  bring the database up to this build
   ballast api                         serve the API on PORT
   ballast worker                      run jobs and cron lines
+  ballast jobs list                   look at the queue, and steer it
 
 Exit codes: 0 success, 1 failure, 2 wrong usage, 78 wrong configuration.";
 
@@ -35,6 +36,8 @@ enum Command {
     Worker(commands::worker::Worker),
     /// API and worker in one process, for small deployments
     All(commands::all::All),
+    /// Look at the queue and steer it
+    Jobs(commands::jobs::Jobs),
     /// Bring the database up to this build, or back
     Migrate(commands::migrate::Migrate),
     /// Make the demo user and API key (development)
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Api(command) => command.run(),
         Command::Worker(command) => command.run(),
         Command::All(command) => command.run(),
+        Command::Jobs(command) => command.run(),
         Command::Migrate(command) => command.run(),
         Command::Seed(command) => command.run(),
         Command::Healthcheck(command) => command.run(),

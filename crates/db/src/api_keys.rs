@@ -140,3 +140,16 @@ pub async fn revoked_within(c: &mut PgConnection, last: Duration) -> Result<Vec<
     .await?;
     Ok(ids)
 }
+
+/// Is this key still good?
+pub async fn is_active(c: &mut PgConnection, id: Uuid) -> Result<bool> {
+    let active = sqlx::query_scalar!(
+        r#"select exists (select from api_key k join users u on u.id = k.user_id
+            where k.id = $1 and k.revoked_at is null and coalesce(k.expires_at > now(), true)
+              and u.disabled_at is null) as "active!""#,
+        id
+    )
+    .fetch_one(c)
+    .await?;
+    Ok(active)
+}

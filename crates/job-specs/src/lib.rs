@@ -1,7 +1,7 @@
 //! The kinds of jobs: payloads, names and rules, shared by those who enqueue them and the worker that runs them.
 //!
-//! No job runs here. To add a kind: a payload and its [`JobSpec`] in this crate, the code in `crates/worker/src/jobs/`,
-//! and, if users may start it, a line in [`USER_JOBS`].
+//! No job runs here. To add a kind: a payload and its [`JobSpec`] in this crate, a line in [`KINDS`], the code in
+//! `crates/worker/src/jobs/`, and, if users may start it, a line in [`USER_JOBS`].
 
 use std::time::Duration;
 
@@ -140,20 +140,81 @@ pub const USER_JOBS: &[UserJob] = &[UserJob {
     },
 }];
 
-/// A user asked for something that is not to be had.
+/// A kind that this build knows, for operators, who may start them all.
+pub struct Kind {
+    /// Its name.
+    pub name: &'static str,
+    new_job: fn(Value) -> Result<NewJob, String>,
+    /// Fields of the payload that operators do not get to see: addresses, and texts that may hold a link that logs in.
+    private: &'static [&'static str],
+}
+
+impl Kind {
+    const fn of<J: JobSpec>() -> Self {
+        let new_job = |args| {
+            let job: J = serde_json::from_value(args).map_err(|e| e.to_string())?;
+            NewJob::of(&job).map_err(|e| e.to_string())
+        };
+        Self { name: J::NAME, new_job, private: &[] }
+    }
+
+    const fn private(mut self, fields: &'static [&'static str]) -> Self {
+        self.private = fields;
+        self
+    }
+}
+
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Every kind. A test holds it against what the worker registers.
+pub const KINDS: &[Kind] = &[
+    Kind::of::<Cleanup>(),
+    Kind::of::<Echo>(),
+    Kind::of::<Heartbeat>(),
+    Kind::of::<KeepPartitions>(),
+    Kind::of::<SendEmail>().private(&["to", "text", "html"]),
+    Kind::of::<UsageRollup>(),
+];
+
+/// Somebody asked for a job that is not to be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum UserJobError {
-    /// Users cannot start this kind, or there is none.
+pub enum NewJobError {
+    /// Whoever asked cannot start this kind, or there is none.
     UnknownKind,
     /// The payload is wrong; the text says where and is safe to show.
     InvalidPayload(String),
 }
 
 /// Makes the job that a user asked for, with the options that the API sets (such as its owner).
-pub fn user_job(kind: &str, args: Value, options: EnqueueOptions) -> Result<NewJob, UserJobError> {
-    let job = USER_JOBS.iter().find(|job| job.name == kind).ok_or(UserJobError::UnknownKind)?;
-    let job = (job.new_job)(args).map_err(UserJobError::InvalidPayload)?;
-    job.with(options).map_err(|e| UserJobError::InvalidPayload(e.to_string()))
+pub fn user_job(kind: &str, args: Value, options: EnqueueOptions) -> Result<NewJob, NewJobError> {
+    let job = USER_JOBS.iter().find(|job| job.name == kind).ok_or(NewJobError::UnknownKind)?;
+    finish((job.new_job)(args), options)
+}
+
+/// Makes the job that an operator asked for, of any kind.
+pub fn operator_job(kind: &str, args: Value, options: EnqueueOptions) -> Result<NewJob, NewJobError> {
+    let kind = KINDS.iter().find(|k| k.name == kind).ok_or(NewJobError::UnknownKind)?;
+    finish((kind.new_job)(args), options)
+}
+
+fn finish(job: Result<NewJob, String>, options: EnqueueOptions) -> Result<NewJob, NewJobError> {
+    let job = job.and_then(|job| job.with(options).map_err(|e| e.to_string()));
+    job.map_err(NewJobError::InvalidPayload)
+}
+
+/// The payload as operators see it: what is private is replaced.
+pub fn shown_args(kind: &str, mut args: Value) -> Value {
+    let private = KINDS.iter().find(|k| k.name == kind).map_or(&[][..], |k| k.private);
+    for field in private {
+        if let Some(value) = args.get_mut(field).filter(|v| !v.is_null()) {
+            *value = Value::from("(not shown)");
+        }
+    }
+    args
 }
 
 #[cfg(test)]
@@ -162,7 +223,7 @@ mod tests {
 
     use super::*;
 
-    fn of(kind: &str, args: Value) -> Result<NewJob, UserJobError> {
+    fn of(kind: &str, args: Value) -> Result<NewJob, NewJobError> {
         user_job(kind, args, EnqueueOptions::default())
     }
 
@@ -172,7 +233,7 @@ mod tests {
         assert_eq!(job.kind(), "echo");
         assert_eq!(job.args(), &json!({"message": "hi", "sleep_ms": 0, "fail_times": 0}));
         for kind in ["send_email", "cleanup", "usage_rollup", "", "ECHO", "echo\0"] {
-            assert_eq!(of(kind, json!({})).unwrap_err(), UserJobError::UnknownKind, "{kind}");
+            assert_eq!(of(kind, json!({})).unwrap_err(), NewJobError::UnknownKind, "{kind}");
         }
     }
 
@@ -189,9 +250,26 @@ mod tests {
             (json!({"message": "a\0"}), "NUL"),
             (json!({"message": "a".repeat(10_001)}), "message: at most 10000 bytes"),
         ] {
-            let Err(UserJobError::InvalidPayload(text)) = of("echo", args.clone()) else { panic!("{args}") };
+            let Err(NewJobError::InvalidPayload(text)) = of("echo", args.clone()) else { panic!("{args}") };
             assert!(text.contains(reason), "{args}: {text}");
         }
+    }
+
+    #[test]
+    fn operators_start_every_kind_and_do_not_see_what_is_private() {
+        for kind in KINDS.iter().filter(|k| !["echo", "send_email"].contains(&k.name)) {
+            let job = operator_job(kind.name, json!({}), EnqueueOptions::default());
+            assert_eq!(job.map(|job| job.kind().to_owned()), Ok(kind.name.to_owned()));
+        }
+        let unknown = operator_job("nonsense", json!({}), EnqueueOptions::default());
+        assert_eq!(unknown.unwrap_err(), NewJobError::UnknownKind);
+        let mail = json!({"to": "canary", "subject": "Reset", "text": "canary", "html": null});
+        let shown = shown_args("send_email", mail);
+        assert_eq!(
+            shown,
+            json!({"to": "(not shown)", "subject": "Reset", "text": "(not shown)", "html": null})
+        );
+        assert_eq!(shown_args("echo", json!({"message": "x"})), json!({"message": "x"}));
     }
 
     #[test]

@@ -192,13 +192,13 @@ pub struct ListFilter {
     pub owner: Option<Uuid>,
     /// Older than this one: the last id of the previous page.
     pub before: Option<JobId>,
-    /// At most so many, up to 200; 50 when zero.
+    /// At most so many, up to 1 000; 50 when zero.
     pub limit: u16,
 }
 
 /// Lists jobs, newest first.
 pub async fn list(conn: &mut PgConnection, filter: &ListFilter) -> Result<Vec<JobView>, Error> {
-    let limit = if filter.limit == 0 { 50 } else { i64::from(filter.limit.min(200)) };
+    let limit = if filter.limit == 0 { 50 } else { i64::from(filter.limit.min(1_000)) };
     let rows = sqlx::query_as!(
         Row,
         r#"select id as "id!", kind as "kind!", queue as "queue!", priority as "priority!", state as "state!",

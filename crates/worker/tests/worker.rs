@@ -280,6 +280,8 @@ async fn every_cron_line_has_a_name_of_its_own_and_a_job_that_this_worker_runs()
     for line in &lines {
         assert!(kinds.contains(line.kind()), "{line:?}");
     }
+    let listed: HashSet<_> = job_specs::KINDS.iter().map(|kind| kind.name).collect();
+    assert_eq!(kinds, listed, "what the worker registers, and job_specs::KINDS");
     for user_job in job_specs::USER_JOBS {
         assert!(kinds.contains(user_job.name), "{user_job:?}");
     }

@@ -5,6 +5,7 @@ pub(crate) mod api;
 pub(crate) mod doctor;
 pub(crate) mod engine_sim;
 pub(crate) mod healthcheck;
+pub(crate) mod jobs;
 pub(crate) mod keygen;
 pub(crate) mod migrate;
 pub(crate) mod seed;

@@ -7,7 +7,7 @@ use test_support::{TestDatabase, test_redis};
 
 use crate::support::{Process, free_port};
 
-fn run(arguments: &[&str], vars: &[(&str, &str)]) -> (i32, String, String) {
+pub(crate) fn run(arguments: &[&str], vars: &[(&str, &str)]) -> (i32, String, String) {
     let Output { status, stdout, stderr } = Process::command(arguments, vars).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (status.code().unwrap_or(-1), text(stdout), text(stderr))
@@ -16,11 +16,16 @@ fn run(arguments: &[&str], vars: &[(&str, &str)]) -> (i32, String, String) {
 #[test]
 fn every_command_explains_itself_with_an_example() {
     for command in
-        ["api", "worker", "all", "migrate", "seed", "healthcheck", "doctor", "keygen", "engine-sim"]
+        ["api", "worker", "all", "jobs", "migrate", "seed", "healthcheck", "doctor", "keygen", "engine-sim"]
     {
         let (code, stdout, _) = run(&[command, "--help"], &[]);
         assert_eq!(code, 0, "{command}");
         assert!(stdout.contains("Example") && stdout.contains(command), "{stdout}");
+    }
+    for command in ["list", "show", "retry", "cancel", "enqueue", "queues", "pause", "resume", "cron"] {
+        let (code, stdout, _) = run(&["jobs", command, "--help"], &[]);
+        assert_eq!(code, 0, "{command}");
+        assert!(stdout.contains(&format!("ballast jobs {command}")), "{stdout}");
     }
     assert_eq!(run(&["nonsense"], &[]).0, 2);
 }

@@ -11,6 +11,7 @@ mod cli;
 mod dependencies;
 mod edge;
 mod jobs;
+mod operator;
 mod races;
 mod rate_limits;
 mod revocation;

@@ -1,17 +1,26 @@
 //! `GET /v1/admin/cron`.
 
 use axum::extract::State;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::{AppState, Error, Result, admission::Admin, error::Problem, extract::Json};
+use crate::{
+    AppState, Result,
+    admission::Admin,
+    error::Problem,
+    extract::Json,
+    operator::{self, CronStatus},
+};
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct CronLines {
+    data: Vec<CronStatus>,
+}
 
 /// Every cron line with its last and next tick.
 #[utoipa::path(get, path = "/v1/admin/cron", tag = "admin", security(("bearer" = [])),
-    responses((status = 200, body = Value), (status = 401, body = Problem), (status = 403, body = Problem)))]
-pub(super) async fn cron(State(state): State<AppState>, _: Admin) -> Result<Json<Value>> {
-    let lines = state
-        .database
-        .call("jobs.cron_lines", async |c| jobs::cron_lines(c).await.map_err(Error::from))
-        .await?;
-    Ok(Json(json!({ "data": lines })))
+    responses((status = 200, body = CronLines), (status = 403, body = Problem)))]
+pub(super) async fn cron(State(state): State<AppState>, _: Admin) -> Result<Json<CronLines>> {
+    let data = state.database.call("jobs.cron_lines", async |c| operator::cron(c).await).await?;
+    Ok(Json(CronLines { data }))
 }

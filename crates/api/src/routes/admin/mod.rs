@@ -1,12 +1,24 @@
-//! What administrators see.
+//! What administrators see and do.
 
 mod cron;
+mod jobs;
 mod queues;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::AppState;
+use crate::{AppState, admission::Admin};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(cron::cron)).routes(routes!(queues::queues))
+    OpenApiRouter::new().routes(routes!(cron::cron)).merge(jobs::router()).merge(queues::router())
+}
+
+/// Who does it, for the audit log.
+fn actor(admin: &Admin) -> db::audit::Event<'_> {
+    db::audit::Event {
+        user_id: Some(admin.0.user_id),
+        session_id: admin.0.session_id,
+        ip: Some(admin.0.client.0),
+        request_id: Some(&admin.0.request_id),
+        ..Default::default()
+    }
 }

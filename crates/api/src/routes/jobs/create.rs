@@ -1,16 +1,22 @@
 //! `POST /v1/jobs`.
 
+use std::time::Duration;
+
 use axum::{
     extract::State,
-    http::{HeaderName, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::IntoResponse,
 };
-use job_specs::UserJobError;
-use jobs::EnqueueOptions;
+use jobs::{EnqueueOptions, Enqueued, Unique};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{AppState, Error, Result, admission::Caller, error::Problem, extract::Json};
+use crate::{
+    AppState, Error, Result, admission::Caller, error::Problem, extract::Json, operator::refuse_job,
+};
+
+/// A key is remembered so long, whatever becomes of its job. Finished jobs are kept at least as long.
+const KEY_COUNTS: Duration = Duration::from_secs(24 * 3_600);
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -29,29 +35,57 @@ pub(super) struct Accepted {
 }
 
 /// Enqueues a job of a kind that users may start, and answers at once; the worker runs it.
+///
+/// With an `Idempotency-Key` a request that is sent again within a day starts nothing: it gets the same answer, with
+/// `Idempotent-Replayed: true`.
 #[utoipa::path(post, path = "/v1/jobs", tag = "jobs", security(("bearer" = []), ("api_key" = [])), request_body = NewJob,
-    responses((status = 202, body = Accepted), (status = 401, body = Problem), (status = 403, body = Problem),
-              (status = 413, body = Problem), (status = 422, body = Problem)))]
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable characters; counts per user and kind")),
+    responses((status = 202, body = Accepted), (status = 403, body = Problem)))]
 pub(super) async fn create(
     State(state): State<AppState>,
     caller: Caller,
+    headers: HeaderMap,
     Json(body): Json<NewJob>,
 ) -> Result<impl IntoResponse> {
     caller.require_scope("jobs")?;
-    let options = EnqueueOptions { owner: Some(caller.user_id), ..Default::default() };
-    let job = job_specs::user_job(&body.kind, body.args, options).map_err(|error| match error {
-        UserJobError::UnknownKind => {
-            let kinds: Vec<_> = job_specs::USER_JOBS.iter().map(|job| job.name).collect();
-            Error::invalid("kind", format!("there is no such kind; there are: {}", kinds.join(", ")))
-        }
-        UserJobError::InvalidPayload(text) => Error::invalid("args", text),
-    })?;
-    let id = state
+    let unique = idempotency_key(&headers)?
+        .map(|key| Unique::by_key(format!("{}:{key}", caller.user_id)).for_period(KEY_COUNTS));
+    let options = EnqueueOptions { owner: Some(caller.user_id), unique, ..Default::default() };
+    let job = job_specs::user_job(&body.kind, body.args, options)
+        .map_err(|error| refuse_job(error, job_specs::USER_JOBS.iter().map(|job| job.name)))?;
+    let enqueued = state
         .database
-        .transaction("jobs.enqueue", async |c| job.insert(c).await.map_err(Error::from))
-        .await?
-        .id()
-        .to_string();
-    let location: [(HeaderName, String); 1] = [(header::LOCATION, format!("/v1/jobs/{id}"))];
-    Ok((StatusCode::ACCEPTED, location, Json(Accepted { id })))
+        .transaction("jobs.enqueue", async |c| {
+            let enqueued = job.insert(c).await?;
+            if let Enqueued::Duplicate(id) = enqueued
+                && jobs::find(c, id).await?.is_some_and(|first| first.args != *job.args())
+            {
+                let detail = "This Idempotency-Key was used for another request: take a new one.";
+                return Err(Error::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", detail));
+            }
+            Ok(enqueued)
+        })
+        .await?;
+    let id = enqueued.id().to_string();
+    let mut answer = HeaderMap::new();
+    answer
+        .insert(header::LOCATION, HeaderValue::try_from(format!("/v1/jobs/{id}")).map_err(Error::internal)?);
+    if !enqueued.is_new() {
+        answer.insert(HeaderName::from_static("idempotent-replayed"), HeaderValue::from_static("true"));
+    }
+    Ok((StatusCode::ACCEPTED, answer, Json(Accepted { id })))
+}
+
+/// The key as the client wrote it (draft-ietf-httpapi-idempotency-key-header).
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>> {
+    let mut keys = headers.get_all("idempotency-key").iter();
+    let Some(key) = keys.next() else { return Ok(None) };
+    let fine = |key: &&str| (1..=255).contains(&key.len());
+    match key.to_str().ok().filter(fine) {
+        Some(key) if keys.next().is_none() => Ok(Some(key)),
+        _ => Err(Error::bad_request(
+            "invalid_idempotency_key",
+            "Idempotency-Key must be one header with 1 to 255 printable ASCII characters.",
+        )),
+    }
 }

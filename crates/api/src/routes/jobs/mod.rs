@@ -1,5 +1,6 @@
 //! Jobs that users start and watch.
 
+mod cancel;
 mod create;
 mod events;
 mod show;
@@ -10,12 +11,17 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{AppState, Error, Result, admission::Caller};
+use crate::{
+    AppState, Error, Result,
+    admission::Caller,
+    operator::{JobFailure, JobProgress},
+};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(create::create))
         .routes(routes!(show::show))
+        .routes(routes!(cancel::cancel))
         .routes(routes!(events::events))
 }
 
@@ -30,11 +36,13 @@ pub(super) struct JobBody {
     attempt: i16,
     max_attempts: i16,
     /// How far it is, where the job says so.
-    progress: Option<serde_json::Value>,
+    progress: Option<JobProgress>,
     /// What came out, when completed.
     result: Option<serde_json::Value>,
     /// The last failures.
-    errors: Vec<serde_json::Value>,
+    errors: Vec<JobFailure>,
+    /// It runs, and was asked to stop.
+    cancel_requested: bool,
     created_at: DateTime<Utc>,
     run_at: DateTime<Utc>,
     started_at: Option<DateTime<Utc>>,
@@ -49,9 +57,10 @@ impl From<JobView> for JobBody {
             state: job.state.as_str(),
             attempt: job.attempt,
             max_attempts: job.max_attempts,
-            progress: job.progress.and_then(|p| serde_json::to_value(p).ok()),
+            progress: job.progress.map(JobProgress::from),
             result: job.result,
-            errors: job.errors.iter().filter_map(|e| serde_json::to_value(e).ok()).collect(),
+            errors: job.errors.into_iter().map(JobFailure::from).collect(),
+            cancel_requested: job.cancel_requested,
             created_at: job.created_at,
             run_at: job.run_at,
             started_at: job.started_at,

@@ -165,10 +165,18 @@ impl TestApp {
 
     /// Runs every job that is due, and those that these enqueue, on a worker of this test.
     pub(crate) async fn run_pending_jobs(&self) -> usize {
+        jobs::testing::drain_until_empty(&worker::worker(&self.worker_context())).await
+    }
+
+    /// Starts a worker in the background, schedule included; it ends with the app.
+    pub(crate) async fn start_worker(&self) -> worker::Handle {
+        worker::start(self.worker_context(), &self.lifecycle).await.unwrap()
+    }
+
+    fn worker_context(&self) -> worker::Context {
         let config = WorkerConfig::from_vars(&self.vars).unwrap_or_else(|problems| panic!("{problems}"));
         let http = reqwest::Client::builder().build().unwrap();
-        let context = worker::Context::new(self.state.database.clone(), config, http);
-        jobs::testing::drain_until_empty(&worker::worker(&context)).await
+        worker::Context::new(self.state.database.clone(), config, http)
     }
 
     pub(crate) fn advance_clock(&self, by: TimeDelta) {
