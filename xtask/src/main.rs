@@ -7,6 +7,7 @@
     reason = "a developer tool, no part of the served program: it reads the variables that it documents, and no test moves its clock"
 )]
 
+mod abuse;
 mod bench;
 mod cargo;
 mod http;
@@ -45,6 +46,8 @@ enum Command {
     Prepare(prepare::Args),
     /// Measure, beside a yardstick in the same run
     Bench(bench::Args),
+    /// Run the cases of abuse that are too long for every change
+    Abuse(abuse::Args),
     /// Build the container image and try the compose stack
     Image(image::Args),
 }
@@ -69,6 +72,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Verify(args) => verify::run(args),
         Command::Prepare(args) => prepare::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Abuse(args) => abuse::run(args),
         Command::Image(args) => image::run(args),
     }
 }

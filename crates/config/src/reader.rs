@@ -172,7 +172,7 @@ impl<'a> Reader<'a> {
                 let shown = if variable(name).secret {
                     String::new()
                 } else {
-                    format!(" (it is {:?})", text.chars().take(80).collect::<String>())
+                    format!(" (it is {:?})", without_credentials(text).chars().take(80).collect::<String>())
                 };
                 self.problem(name, format!("{what}{shown}"));
                 None
@@ -198,4 +198,13 @@ impl<'a> Reader<'a> {
             _ => Err(Problems(self.problems.into_values().collect())),
         }
     }
+}
+
+/// A URL that is not a secret may hold one all the same, where that is a mistake: what stands in front of its `@`, or in its
+/// query.
+fn without_credentials(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let rest = rest.rsplit_once('@').map_or(rest.to_owned(), |(_, host)| format!("...@{host}"));
+    let rest = rest.split_once('?').map_or(rest.as_str(), |(before, _)| before);
+    format!("{scheme}://{rest}")
 }

@@ -206,3 +206,54 @@ fn checked_kid(token: &str) -> Result<String, &'static str> {
         && header.kid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if kid_ok { Ok(header.kid) } else { Err("malformed kid") }
 }
+
+#[cfg(test)]
+mod tests {
+    use config::{ApiConfig, MapVars};
+
+    use super::*;
+
+    fn keyring(clock: &Clock) -> Keyring {
+        runtime::install_crypto_provider();
+        let vars = MapVars::from([
+            ("DATABASE_URL", "postgres://u@h/d"),
+            ("REDIS_URL", "redis://h"),
+            ("ENGINE_URL", "http://h"),
+        ]);
+        Keyring::from_config(&ApiConfig::from_vars(&vars).unwrap().auth, clock.clone()).unwrap()
+    }
+
+    fn token(keyring: &Keyring) -> String {
+        keyring.sign(Uuid::now_v7(), Uuid::now_v7(), "user").unwrap().token
+    }
+
+    #[test]
+    fn the_cache_of_verified_tokens_is_bounded_and_forged_ones_do_not_get_in() {
+        let mut keyring = keyring(&Clock::system());
+        keyring.verified = Cache::new(20);
+        let tokens: Vec<String> = (0..200).map(|_| token(&keyring)).collect();
+        for token in &tokens {
+            keyring.verify(token).unwrap();
+            assert!(keyring.verified.len() <= 40);
+        }
+        assert!(keyring.verified.len() > 20, "it is used");
+        keyring.verified = Cache::new(20);
+        for token in &tokens {
+            let (text, _) = token.rsplit_once('.').unwrap();
+            keyring.verify(&format!("{text}.{}", "A".repeat(86))).unwrap_err();
+        }
+        assert_eq!(keyring.verified.len(), 0);
+    }
+
+    #[test]
+    fn a_cached_token_is_refused_when_its_time_is_over() {
+        let clock = Clock::system();
+        let keyring = keyring(&clock);
+        let token = token(&keyring);
+        for _ in 0..2 {
+            keyring.verify(&token).unwrap();
+        }
+        clock.advance(keyring.ttl + TimeDelta::seconds(LEEWAY + 1));
+        assert_eq!(keyring.verify(&token), Err("expired"));
+    }
+}

@@ -1,11 +1,16 @@
 //! Passwords: argon2id with the OWASP parameters (19 MiB, 2 passes, 1 lane), a few at a time.
 
-use std::{sync::Arc, time::Duration};
-
-use argon2::{
-    Algorithm, Argon2, Params, Version,
-    password_hash::{PasswordHasher as _, PasswordVerifier as _, phc::PasswordHash},
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
+
+use anyhow::Context as _;
+use argon2::{
+    Algorithm, Argon2, Block, Params, Version,
+    password_hash::phc::{Output, ParamsString, PasswordHash, Salt},
+};
+use aws_lc_rs::rand;
 use runtime::Lifecycle;
 use tokio::sync::Semaphore;
 use unicode_normalization::UnicodeNormalization as _;
@@ -14,13 +19,22 @@ use crate::{Error, Result};
 
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
+/// Bytes of salt and of the hash (RFC 9106, section 3.1).
+const SALT: usize = 16;
+const HASH: usize = 32;
 /// How long a request waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What one hashing works in.
+type Memory = Vec<Block>;
 
 /// Hashes and verifies, on the blocking pool, a bounded number at a time: each takes 19 MiB and a core.
 #[derive(Debug, Clone)]
 pub struct Passwords {
     turns: Arc<Semaphore>,
+    /// The working memory of past hashings, at most one for each turn. Given back to the allocator it would stay in the arena
+    /// of its thread, and there are many threads: 200 logins then leave a process of 300 MiB behind, instead of 40.
+    memories: Arc<Mutex<Vec<Memory>>>,
     lifecycle: Lifecycle,
     /// What an unknown user's password is compared with, so that it takes as long.
     dummy: Arc<str>,
@@ -30,7 +44,7 @@ impl Passwords {
     /// At most `concurrency` at a time.
     pub fn new(concurrency: usize, lifecycle: Lifecycle) -> anyhow::Result<Self> {
         let dummy = hash_now("nobody has this password")?.into();
-        Ok(Self { turns: Arc::new(Semaphore::new(concurrency)), lifecycle, dummy })
+        Ok(Self { turns: Arc::new(Semaphore::new(concurrency)), memories: Arc::default(), lifecycle, dummy })
     }
 
     /// Checks the rules of NIST SP 800-63B, section 5.1.1.2: 8 to 128 characters, no other demands; NFC.
@@ -47,7 +61,7 @@ impl Passwords {
 
     /// Hashes a password that was normalised before.
     pub async fn hash(&self, password: String) -> Result<String> {
-        self.in_turn(move || hash_now(&password)).await?.map_err(Error::internal)
+        self.in_turn(move |memory| hash_in(memory, &password)).await?.map_err(Error::internal)
     }
 
     /// Compares a password with a hash, or with a dummy when there is no user: both take as long.
@@ -56,24 +70,33 @@ impl Passwords {
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.dummy.to_string());
         let matches = self
-            .in_turn(move || {
-                let parsed =
-                    PasswordHash::new(&hash).map_err(|e| anyhow::anyhow!("a stored hash is damaged: {e}"))?;
-                anyhow::Ok(argon2().verify_password(password.as_bytes(), &parsed).is_ok())
-            })
+            .in_turn(move |memory| is_password_of(memory, &password, &hash))
             .await?
-            .map_err(Error::internal)?;
+            .map_err(|e| Error::internal(e.context("a stored hash is damaged")))?;
         Ok(matches && known)
     }
 
-    async fn in_turn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let busy = || Error::unavailable("busy", "Too many logins at once.", Duration::from_secs(2));
-        let turn =
-            tokio::time::timeout(PATIENCE, self.turns.clone().acquire_owned()).await.map_err(|_| busy())?;
-        let turn = turn.map_err(|_| busy())?;
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Memory) -> T + Send + 'static,
+    ) -> Result<T> {
+        let turn = match tokio::time::timeout(PATIENCE, self.turns.clone().acquire_owned()).await {
+            Ok(Ok(turn)) => turn,
+            _ => {
+                metrics::counter!("password_hashings_refused_total").increment(1);
+                return Err(Error::unavailable("busy", "Too many logins at once.", Duration::from_secs(2)));
+            }
+        };
         // The turn goes along: a client that leaves must not make room while its hashing still runs.
+        let memories = self.memories.clone();
         let done = self.lifecycle.spawn_blocking(move || {
-            let result = work();
+            let memories = || memories.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut memory = memories().pop().unwrap_or_default();
+            let running = metrics::gauge!("password_hashings_running");
+            running.increment(1.0);
+            let result = work(&mut memory);
+            running.decrement(1.0);
+            memories().push(memory);
             drop(turn);
             result
         });
@@ -81,14 +104,129 @@ impl Passwords {
     }
 }
 
-fn argon2() -> Argon2<'static> {
-    let params = Params::new(MEMORY_KIB, PASSES, 1, None).expect("the parameters are in range");
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+fn params() -> Params {
+    Params::new(MEMORY_KIB, PASSES, 1, Some(HASH)).expect("the parameters are in range")
 }
 
 /// Hashes without waiting for a turn; for the command line.
 pub fn hash_now(password: &str) -> anyhow::Result<String> {
-    let hash =
-        argon2().hash_password(password.as_bytes()).map_err(|e| anyhow::anyhow!("hashing failed: {e}"))?;
-    Ok(hash.to_string())
+    hash_in(&mut Memory::new(), password)
+}
+
+fn hash_in(memory: &mut Memory, password: &str) -> anyhow::Result<String> {
+    let mut salt = [0; SALT];
+    rand::fill(&mut salt).map_err(|_| anyhow::anyhow!("the system gives no randomness"))?;
+    let (algorithm, version, params) = (Algorithm::Argon2id, Version::V0x13, params());
+    let hash = compute(memory, algorithm, version, &params, password, &salt)?;
+    let phc = PasswordHash {
+        algorithm: algorithm.ident(),
+        version: Some(version.into()),
+        params: ParamsString::try_from(&params)?,
+        salt: Some(Salt::new(&salt)?),
+        hash: Some(hash),
+    };
+    Ok(phc.to_string())
+}
+
+/// Compares with a hash in the PHC format, with the parameters that stand there.
+fn is_password_of(memory: &mut Memory, password: &str, hash: &str) -> anyhow::Result<bool> {
+    let phc = PasswordHash::new(hash)?;
+    let algorithm = Algorithm::try_from(phc.algorithm.as_str())?;
+    let version = phc.version.map_or(Ok(Version::V0x13), Version::try_from)?;
+    let salt = phc.salt.context("it has no salt")?;
+    let found = compute(memory, algorithm, version, &Params::try_from(&phc)?, password, &salt)?;
+    // Outputs are compared in constant time.
+    Ok(phc.hash.context("it has no hash")? == found)
+}
+
+fn compute(
+    memory: &mut Memory,
+    algorithm: Algorithm,
+    version: Version,
+    params: &Params,
+    password: &str,
+    salt: &[u8],
+) -> anyhow::Result<Output> {
+    let blocks = params.block_count();
+    if memory.len() < blocks {
+        memory.resize(blocks, Block::new());
+    }
+    let mut out = [0; Output::MAX_LENGTH];
+    let out = &mut out[..params.output_len().unwrap_or(HASH)];
+    Argon2::new(algorithm, version, params.clone()).hash_password_into_with_memory(
+        password.as_bytes(),
+        salt,
+        out,
+        &mut memory[..blocks],
+    )?;
+    Ok(Output::new(out)?)
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests spawn their clients")]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use config::ShutdownConfig;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn clients_that_leave_make_no_room_for_more_hashings_than_there_are_turns() {
+        let times = ShutdownConfig { delay: Duration::ZERO, budget: Duration::from_secs(1) };
+        let passwords = Passwords::new(3, Lifecycle::new(times)).unwrap();
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let clients: Vec<_> = (0..60)
+            .map(|_| {
+                let (passwords, running, most) = (passwords.clone(), running.clone(), most.clone());
+                tokio::spawn(async move {
+                    let work = move |_: &mut Memory| {
+                        most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        std::thread::sleep(Duration::from_millis(10));
+                        running.fetch_sub(1, Ordering::SeqCst);
+                    };
+                    passwords.in_turn(work).await
+                })
+            })
+            .collect();
+        let (leaving, staying): (Vec<_>, Vec<_>) =
+            clients.into_iter().enumerate().partition(|(n, _)| n % 3 != 0);
+        for (_, client) in leaving {
+            // One after the other, so that some are hashed just now.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            client.abort();
+        }
+        for (_, client) in staying {
+            client.await.unwrap().unwrap();
+        }
+        // Those whose client left run to their end too.
+        let all = tokio::time::timeout(Duration::from_secs(10), passwords.turns.acquire_many(3)).await;
+        let _all = all.expect("every turn is given back").unwrap();
+        assert_eq!(most.load(Ordering::SeqCst), 3);
+        assert!(passwords.memories.lock().unwrap().len() <= 3, "and no more memory than turns");
+    }
+
+    #[test]
+    fn hashes_of_other_parameters_are_compared_too_in_memory_that_was_used_before() {
+        let mut memory = Memory::new();
+        let ours = hash_in(&mut memory, "correct horse").unwrap();
+        assert!(ours.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{ours}");
+        // Made by the reference implementation: `echo -n password | argon2 somesalt -id -v 13 -k 256 -t 2 -p 1`.
+        let smaller = "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";
+        for _ in 0..2 {
+            assert!(is_password_of(&mut memory, "correct horse", &ours).unwrap());
+            assert!(!is_password_of(&mut memory, "correct horsE", &ours).unwrap());
+            assert!(is_password_of(&mut memory, "password", smaller).unwrap());
+            assert!(!is_password_of(&mut memory, "Password", smaller).unwrap());
+        }
+        assert_ne!(ours, hash_in(&mut memory, "correct horse").unwrap(), "a salt for each");
+        for damaged in [
+            "",
+            "x",
+            "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ",
+            "$pbkdf2$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4",
+        ] {
+            assert!(is_password_of(&mut memory, "password", damaged).is_err(), "{damaged}");
+        }
+    }
 }

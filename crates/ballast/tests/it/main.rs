@@ -4,17 +4,21 @@
 
 mod support;
 
+mod abuse;
 mod ai;
 mod api_keys;
 mod auth;
+mod boot;
 mod cli;
 mod dependencies;
 mod edge;
 mod jobs;
 mod operator;
+mod passwords;
 mod races;
 mod rate_limits;
 mod revocation;
+mod round_trips;
 mod routes;
 mod shutdown;
 mod telemetry;

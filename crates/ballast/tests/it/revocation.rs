@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::json;
 use test_support::{FaultProxy, Mode, TestDatabase, test_redis};
 
-use crate::support::{Persona, Process, TestApp, eventually, free_port};
+use crate::support::{Deployment, Persona, Process, TestApp, eventually, free_port, metric, ready};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 const S: fn(u64) -> Duration = Duration::from_secs;
@@ -114,40 +114,17 @@ async fn a_key_that_was_revoked_while_redis_was_out_is_dead_when_it_is_back() {
     }
 }
 
-/// The value of a counter, over all its labels that contain `labels`.
-async fn counter(port: u16, name: &str, labels: &str) -> f64 {
-    let text = reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await.unwrap().text().await.unwrap();
-    let lines = text.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(labels));
-    lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
-}
-
 /// Case A8, on two processes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_logout_holds_within_a_second_on_both_processes_and_one_that_redis_missed_as_soon_as_it_is_back() {
-    let (database, direct) = tokio::join!(TestDatabase::create(), test_redis());
-    let (redis, redis_url) = FaultProxy::in_front_of(&direct.url).await;
+    let deployment = Deployment::new().await;
+    let (redis, redis_url) = FaultProxy::in_front_of(&deployment.redis.url).await;
     let ports = [free_port(), free_port()];
-    let start = |port: u16| {
-        let port = port.to_string();
-        let vars = [
-            ("PORT", port.as_str()),
-            ("HOST", "127.0.0.1"),
-            ("DATABASE_URL", database.url()),
-            ("DATABASE_POOL_SIZE", "5"),
-            ("REDIS_URL", redis_url.as_str()),
-            ("REDIS_KEY_PREFIX", direct.prefix.as_str()),
-            ("ENGINE_URL", "http://127.0.0.1:1/v1"),
-        ];
-        Process::start(&["api"], &vars)
-    };
-    let mut processes = ports.map(start);
-    let client = reqwest::Client::builder().build().unwrap();
+    let mut processes = ports.map(|port| deployment.start("api", port, &[("REDIS_URL", &redis_url)]));
     for port in ports {
-        eventually("readiness", S(20), async || {
-            reqwest::get(format!("http://127.0.0.1:{port}/readyz")).await.is_ok_and(|r| r.status() == 200)
-        })
-        .await;
+        ready(port).await;
     }
+    let client = reqwest::Client::builder().build().unwrap();
     let post = async |port: u16, path: &str, token: &str, body: serde_json::Value| {
         let request = client.post(format!("http://127.0.0.1:{port}{path}")).bearer_auth(token).json(&body);
         let answer = request.send().await.unwrap();
@@ -178,10 +155,10 @@ async fn a_logout_holds_within_a_second_on_both_processes_and_one_that_redis_mis
     redis.set(Mode::Refuse);
     let logout = json!({ "refresh_token": refresh });
     assert_eq!(post(ports[0], "/v1/auth/logout", "", logout).await.0, 204);
-    assert!(counter(ports[0], "revocation_marks_lost_total", "").await >= 1.0);
-    let before = counter(ports[1], "admission_total", "admitted-local").await;
+    assert!(metric(ports[0], "revocation_marks_lost_total", "").await >= 1.0);
+    let before = metric(ports[1], "admission_total", "admitted-local").await;
     assert_eq!(me(ports[1], &access).await, 200, "its signature is good");
-    assert!(counter(ports[1], "admission_total", "admitted-local").await > before, "and that is counted");
+    assert!(metric(ports[1], "admission_total", "admitted-local").await > before, "and that is counted");
     let (status, body) = post(ports[1], "/v1/api-keys", &access, json!({ "name": "stolen" })).await;
     assert_eq!((status, body["code"].as_str()), (401, Some("revoked")));
 

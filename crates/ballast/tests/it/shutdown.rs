@@ -4,48 +4,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use test_support::{TestDatabase, TestRedis, test_redis};
 
-use crate::support::{Process, eventually, free_port};
+use crate::support::{Deployment, Process, eventually, free_port, ready};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
-
-struct Deployment {
-    database: TestDatabase,
-    redis: TestRedis,
-    engine: engine_sim::Sim,
-}
-
-impl Deployment {
-    async fn new() -> Self {
-        let (database, redis) = tokio::join!(TestDatabase::create(), test_redis());
-        Self { database, redis, engine: engine_sim::Sim::start(engine_sim::SimConfig::instant()).await }
-    }
-
-    fn start(&self, role: &str, port: u16, more: &[(&str, &str)]) -> Process {
-        let (port, engine) = (port.to_string(), format!("{}/v1", self.engine.url()));
-        let mut vars = vec![
-            ("PORT", port.as_str()),
-            ("HOST", "127.0.0.1"),
-            ("DATABASE_URL", self.database.url()),
-            ("DATABASE_POOL_SIZE", "5"),
-            ("REDIS_URL", &self.redis.url),
-            ("REDIS_KEY_PREFIX", &self.redis.prefix),
-            ("ENGINE_URL", &engine),
-            ("LOG_FORMAT", "json"),
-            ("SHUTDOWN_BUDGET", "6s"),
-        ];
-        vars.extend(more);
-        Process::start(&[role], &vars)
-    }
-}
-
-async fn ready(port: u16) {
-    eventually("readiness", S(20), async || {
-        reqwest::get(format!("http://127.0.0.1:{port}/readyz")).await.is_ok_and(|r| r.status() == 200)
-    })
-    .await;
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_role_stops_at_once_with_exit_code_0_and_logs_only_json() {

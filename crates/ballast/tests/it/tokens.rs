@@ -30,8 +30,12 @@ fn without(mut value: Value, key: &str) -> Value {
     value
 }
 
+/// Cases A1, A2 and A3.
 #[tokio::test]
 async fn every_forged_token_is_refused_and_the_genuine_one_is_not() {
+    // Where a token says that its key is to be had.
+    let lure = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let lure_url = format!("http://{}", lure.local_addr().unwrap());
     let app = TestApp::start().await;
     let user = app.user().await;
     let genuine = user.token().to_owned();
@@ -85,12 +89,15 @@ async fn every_forged_token_is_refused_and_the_genuine_one_is_not() {
         h("kid", json!("../../dev/null")),
         h("kid", json!("' or 1=1 --")),
         h("kid", json!("k".repeat(3_000))),
+        h("kid", json!("k".repeat(10 * 1_024))),
+        h("kid", json!(format!("{lure_url}/jwks"))),
         h("kid", json!("dev\0")),
         h("kid", json!("other")),
         h("kid", json!(1)),
-        h("jku", json!("http://127.0.0.1:1/jwks")),
-        h("x5u", json!("http://127.0.0.1:1/x")),
-        h("jwk", json!({"kty":"OKP"})),
+        h("jku", json!(format!("{lure_url}/jwks"))),
+        h("x5u", json!(format!("{lure_url}/x5u"))),
+        h("x5c", json!([format!("{lure_url}/x5c")])),
+        h("jwk", json!({"kty": "OKP", "crv": "Ed25519", "x": public, "jku": format!("{lure_url}/jwk")})),
         h("crit", json!(["exp"])),
         h("cty", json!("JWT")),
         sign(&without(header(), "typ"), &claims),
@@ -126,10 +133,13 @@ async fn every_forged_token_is_refused_and_the_genuine_one_is_not() {
         assert!(answer.header("www-authenticate").starts_with("Bearer"), "{shown}");
     }
     user.get("/v1/me").await.expect(200);
+    let visit = tokio::time::timeout(std::time::Duration::from_millis(300), lure.accept()).await;
+    assert!(visit.is_err(), "nobody went to ask for a key");
     // The helper that forges makes a good token when nothing is changed, so the refusals above are not its fault.
     app.anonymous().with_token(&sign(&header(), &claims)).get("/v1/me").await.expect(200);
 }
 
+/// Case A3.
 #[tokio::test]
 async fn a_token_ends_five_seconds_after_its_time() {
     let app = TestApp::start().await;

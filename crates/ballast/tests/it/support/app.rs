@@ -227,6 +227,11 @@ impl Persona {
         self.credential.as_ref().and_then(|(_, v)| v.strip_prefix("Bearer ")).unwrap()
     }
 
+    /// The API key of [`TestApp::api_key`].
+    pub(crate) fn api_key_text(&self) -> &str {
+        self.credential.as_ref().map(|(_, key)| key.as_str()).unwrap()
+    }
+
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let mut request = self.client.request(method, format!("{}{path}", self.url));
         if let Some(address) = &self.forwarded_for {

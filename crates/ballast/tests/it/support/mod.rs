@@ -2,10 +2,12 @@
 
 mod answer;
 mod app;
+mod deployment;
 mod process;
 
 pub(crate) use answer::Answer;
 pub(crate) use app::{PASSWORD, Persona, TestApp};
+pub(crate) use deployment::{Deployment, metric, ready};
 pub(crate) use process::{Process, free_port};
 
 use std::time::Duration;
@@ -17,4 +19,9 @@ pub(crate) async fn eventually(what: &str, patience: Duration, mut condition: im
         assert!(std::time::Instant::now() < until, "{what}: not within {patience:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// True under `cargo xtask abuse`: cases that are long run in full, and their figures count.
+pub(crate) fn in_full() -> bool {
+    std::env::var_os("ABUSE_IN_FULL").is_some()
 }

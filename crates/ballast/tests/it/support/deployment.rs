@@ -1,0 +1,54 @@
+//! Processes of the real binary over one set of stores.
+
+use std::time::Duration;
+
+use test_support::{TestDatabase, TestRedis, test_redis};
+
+use super::{Process, eventually};
+
+/// What the processes share.
+pub(crate) struct Deployment {
+    pub(crate) database: TestDatabase,
+    pub(crate) redis: TestRedis,
+    pub(crate) engine: engine_sim::Sim,
+}
+
+impl Deployment {
+    pub(crate) async fn new() -> Self {
+        let (database, redis) = tokio::join!(TestDatabase::create(), test_redis());
+        Self { database, redis, engine: engine_sim::Sim::start(engine_sim::SimConfig::instant()).await }
+    }
+
+    /// A process of this role, with `more` on top of what every process has; the last word on a variable counts.
+    pub(crate) fn start(&self, role: &str, port: u16, more: &[(&str, &str)]) -> Process {
+        let (port, engine) = (port.to_string(), format!("{}/v1", self.engine.url()));
+        let mut vars = vec![
+            ("PORT", port.as_str()),
+            ("HOST", "127.0.0.1"),
+            ("DATABASE_URL", self.database.url()),
+            ("DATABASE_POOL_SIZE", "5"),
+            ("REDIS_URL", &self.redis.url),
+            ("REDIS_KEY_PREFIX", &self.redis.prefix),
+            ("ENGINE_URL", &engine),
+            ("LOG_FORMAT", "json"),
+            ("SHUTDOWN_BUDGET", "6s"),
+        ];
+        vars.extend(more);
+        Process::start(&[role], &vars)
+    }
+}
+
+/// Waits until the process on this port is ready.
+pub(crate) async fn ready(port: u16) {
+    eventually("readiness", Duration::from_secs(20), async || {
+        reqwest::get(format!("http://127.0.0.1:{port}/readyz")).await.is_ok_and(|r| r.status() == 200)
+    })
+    .await;
+}
+
+/// A metric of the process on this port: the sum over all its label sets that contain `labels`.
+pub(crate) async fn metric(port: u16, name: &str, labels: &str) -> f64 {
+    let text = reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await.unwrap().text().await.unwrap();
+    let lines = text.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(labels));
+    lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+}

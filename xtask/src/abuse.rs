@@ -1,0 +1,69 @@
+//! `cargo xtask abuse`: the cases that take too long for every change, in full, on throw-away servers.
+//!
+//! They are ordinary tests, in the module `abuse` of the full-stack tests. With all others they run small and with generous
+//! bounds; here each runs alone, in its full size, and its figures are shown and count.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use devstack::Install;
+use devstack::project::Project;
+
+use crate::throwaway::Throwaway;
+use crate::ui::Ui;
+use crate::{cargo, interrupts};
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask abuse                 all of them, one after the other; a few minutes
+  cargo xtask abuse login_timing    those whose name begins so
+  cargo xtask abuse --list          name them
+
+For nights and before a release, on a machine that does nothing else: the bounds are exact here. Everything stays on the
+loopback interface.";
+
+#[derive(Debug, clap::Args)]
+#[command(override_usage = "cargo xtask abuse [OPTIONS] [NAME]", after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Only cases whose name begins with this; --list names them
+    name: Option<String>,
+    /// Name the cases, run nothing
+    #[arg(long)]
+    list: bool,
+    /// Install missing servers without asking
+    #[arg(short, long)]
+    yes: bool,
+    /// Never install anything
+    #[arg(long, conflicts_with = "yes")]
+    no_install: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    interrupts::listen(false)?;
+    let ui = Ui::new();
+    let project = Project::find()?;
+    let filter = format!("abuse::{}", args.name.as_deref().unwrap_or_default().trim_start_matches("abuse::"));
+    // Not nextest, which ends what takes long.
+    let mut tests = cargo::cargo(&project);
+    tests.args(["test", "--package", "ballast", "--test", "it", "--", &filter]);
+    if args.list {
+        tests.arg("--list");
+        cargo::run_ok(&mut tests)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let install = match (args.yes, args.no_install) {
+        (_, true) => Install::Never,
+        (true, false) => Install::Yes,
+        (false, false) => Install::Ask,
+    };
+    let throwaway = Throwaway::start(&project, install, &ui)?;
+    let services = &throwaway.services;
+    tests
+        .args(["--nocapture", "--test-threads=1"])
+        .env("ABUSE_IN_FULL", "1")
+        .env("TEST_DATABASE_URL", &services.postgres.url)
+        .env("TEST_REDIS_URL", &services.redis.url);
+    cargo::run_ok(&mut tests)?;
+    ui.step("every case passed");
+    Ok(ExitCode::SUCCESS)
+}
