@@ -80,12 +80,10 @@ impl Passwords {
         &self,
         work: impl FnOnce(&mut Memory) -> T + Send + 'static,
     ) -> Result<T> {
-        let turn = match tokio::time::timeout(PATIENCE, self.turns.clone().acquire_owned()).await {
-            Ok(Ok(turn)) => turn,
-            _ => {
-                metrics::counter!("password_hashings_refused_total").increment(1);
-                return Err(Error::unavailable("busy", "Too many logins at once.", Duration::from_secs(2)));
-            }
+        let turn = tokio::time::timeout(PATIENCE, self.turns.clone().acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else {
+            metrics::counter!("password_hashings_refused_total").increment(1);
+            return Err(Error::unavailable("busy", "Too many logins at once.", Duration::from_secs(2)));
         };
         // The turn goes along: a client that leaves must not make room while its hashing still runs.
         let memories = self.memories.clone();
