@@ -201,18 +201,10 @@ fn limit_headers(headers: &mut HeaderMap, limits: &LimitStates) {
     }
 }
 
-/// What a JSON API needs of the OWASP secure headers; a page that needs more freedom sets its own policy before.
+/// A page that needs more freedom has set its own policy before.
 fn security_headers(headers: &mut HeaderMap) {
-    const ALWAYS: [(&str, &str); 6] = [
-        ("strict-transport-security", "max-age=63072000; includeSubDomains"),
-        ("x-content-type-options", "nosniff"),
-        ("x-frame-options", "DENY"),
-        ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
-        ("referrer-policy", "no-referrer"),
-        ("cross-origin-resource-policy", "same-origin"),
-    ];
-    for (name, value) in ALWAYS {
-        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    for (name, value) in server::SECURITY_HEADERS {
+        headers.entry(name).or_insert(value);
     }
     // What depends on who asks must not be kept by a cache; a handler may say otherwise.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

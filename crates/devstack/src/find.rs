@@ -84,6 +84,7 @@ impl Missing {
                 Package::Postgres => "Postgres",
                 Package::Redis => "Redis",
                 Package::Python => "Python",
+                Package::Nginx => "nginx",
             })
             .collect();
         let mut text = format!("{} cannot be had on this machine:\n", names.join(" and "));

@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use nix::unistd::Uid;
 
+use crate::Unavailable;
 use crate::system::System;
 
 /// Whether missing servers may be installed.
@@ -29,6 +30,7 @@ pub(crate) enum Package {
     Redis,
     /// Python 3 with its `venv` module.
     Python,
+    Nginx,
 }
 
 struct Manager {
@@ -108,6 +110,8 @@ impl Plan {
             Package::Postgres => manager.postgres,
             Package::Redis => manager.redis,
             Package::Python => manager.python,
+            // Called so by all of them.
+            Package::Nginx => "nginx",
         });
         commands.push(manager.install.iter().copied().chain(packages).collect());
         Some(Self { programs, commands, as_root })
@@ -164,7 +168,35 @@ impl Plan {
 
 /// Installs Python with its `venv` module, by the same rules as the servers. The inner error says why not.
 pub fn install_python(system: &System, install: Install, say: &dyn Fn(&str)) -> Result<Result<(), String>> {
-    match Plan::new(system, &[Package::Python]) {
+    install_one(Package::Python, system, install, say)
+}
+
+/// Finds nginx, for the tests of `deploy/nginx`, or installs it by the same rules as the servers.
+///
+/// # Errors
+/// [`Unavailable`] with the ways out, when there is none and none may be installed.
+pub fn nginx(system: &System, install: Install, say: &dyn Fn(&str)) -> Result<PathBuf> {
+    if let Some(program) = system.program("nginx") {
+        return Ok(program);
+    }
+    let refused = install_one(Package::Nginx, system, install, say)?.err();
+    system.program("nginx").ok_or_else(|| {
+        let reason = refused.unwrap_or_else(|| "it was installed, but is not found".to_owned());
+        let text = format!(
+            "the tests of deploy/nginx need nginx ({reason})\n  - Debian, Ubuntu: sudo apt-get install nginx\n  \
+             - other systems: its package is called nginx too"
+        );
+        Unavailable(text).into()
+    })
+}
+
+fn install_one(
+    package: Package,
+    system: &System,
+    install: Install,
+    say: &dyn Fn(&str),
+) -> Result<Result<(), String>> {
+    match Plan::new(system, &[package]) {
         Some(plan) => plan.offer(system, install, say),
         None => Ok(Err("no package manager that could be used".to_owned())),
     }

@@ -35,7 +35,7 @@ pub mod shared;
 mod system;
 
 pub use files::{Lock, write_atomic};
-pub use install::{Install, ask, install_python};
+pub use install::{Install, ask, install_python, nginx};
 pub use service::{Record, Service, Services, Spec, delete_data};
 pub use system::System;
 

@@ -15,17 +15,42 @@ use tokio::time::{Instant, Sleep};
 
 use crate::io::Activity;
 
-/// A request's body; a pause longer than the timeout is an error of kind [`io::ErrorKind::TimedOut`].
+/// Who sends less than this for long is no slow client but one that wants to be waited for. Bytes per second.
+const LEAST_RATE: u64 = 1_024;
+
+/// A request's body. A pause longer than the timeout is an error of kind [`io::ErrorKind::TimedOut`], and so is a body that is
+/// not there after the timeout and one more second for each KiB that has come (as `mod_reqtimeout` of Apache does it): a byte
+/// now and then must not hold a request for ever.
 #[derive(Debug)]
 pub struct RequestBody {
     inner: Incoming,
+    activity: Arc<Activity>,
     timeout: Duration,
+    /// From the first time that somebody waited for it.
+    started: Option<Instant>,
+    received: u64,
+    complete: bool,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl RequestBody {
-    pub(crate) fn new(inner: Incoming, timeout: Duration) -> Self {
-        Self { inner, timeout, timer: None }
+    pub(crate) fn new(inner: Incoming, timeout: Duration, activity: Arc<Activity>) -> Self {
+        Self { inner, activity, timeout, started: None, received: 0, complete: false, timer: None }
+    }
+
+    /// When to give up waiting for what comes next.
+    fn deadline(&mut self) -> Instant {
+        let now = Instant::now();
+        let whole = *self.started.get_or_insert(now) + self.timeout;
+        (now + self.timeout).min(whole + Duration::from_millis(self.received * 1_000 / LEAST_RATE))
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if !self.complete && !self.inner.is_end_stream() {
+            self.activity.left_unread();
+        }
     }
 }
 
@@ -37,15 +62,23 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) {
-            let deadline = Instant::now() + self.timeout;
+        let frame = Pin::new(&mut self.inner).poll_frame(cx);
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.received += frame.data_ref().map_or(0, |data| data.len() as u64);
+            }
+            Poll::Ready(None) => self.complete = true,
+            _ => {}
+        }
+        let deadline = self.deadline();
+        if let Poll::Ready(frame) = frame {
+            // The next wait is timed anew.
             if let Some(timer) = &mut self.timer {
                 timer.as_mut().reset(deadline);
             }
             return Poll::Ready(frame.map(|f| f.map_err(Into::into)));
         }
-        let timeout = self.timeout;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         ready!(timer.as_mut().poll(cx));
         Poll::Ready(Some(Err(
             io::Error::new(io::ErrorKind::TimedOut, "the request body stopped coming").into()

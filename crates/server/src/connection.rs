@@ -4,9 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{Router, body::Body};
 use config::HttpConfig;
-use hyper::{
-    Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn,
-};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use runtime::{Lifecycle, Phase};
 use tokio::net::TcpStream;
@@ -16,9 +14,10 @@ use crate::{
     Peer,
     body::{RequestBody, ResponseBody},
     io::{Activity, TimedIo},
+    refusal,
 };
 
-/// A request's head must fit into this: what Railway's edge allows, and four times what nginx does.
+/// A request's head must fit into this: what Railway's edge allows, and `deploy/nginx`.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 
 pub(crate) async fn run(
@@ -36,14 +35,19 @@ pub(crate) async fn run(
     let service = service_fn(move |request: Request<Incoming>| {
         activity.request_started();
         let busy = activity.clone();
-        let mut request = request.map(|body| Body::new(RequestBody::new(body, body_idle)));
+        let refused = refusal::ambiguous(&request);
+        let reading = activity.clone();
+        let mut request = request.map(|body| Body::new(RequestBody::new(body, body_idle, reading)));
         request.extensions_mut().insert(peer);
-        let answer = head_fits(&request).then(|| router.clone().oneshot(request));
+        let answer = match refused {
+            None => Ok(router.clone().oneshot(request)),
+            Some(detail) => Err(detail),
+        };
         async move {
             // When the client goes away hyper drops this future, and everything the handler holds with it.
             let response = match answer {
-                Some(answer) => answer.await.unwrap_or_else(|never: Infallible| match never {}),
-                None => head_too_large(),
+                Ok(answer) => answer.await.unwrap_or_else(|never: Infallible| match never {}),
+                Err(detail) => refusal::response(detail),
             };
             Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, busy)))
         }
@@ -51,6 +55,8 @@ pub(crate) async fn run(
     let connection = http1::Builder::new()
         .header_read_timeout(None)
         .max_buf_size(MAX_HEAD_BYTES)
+        // The buffer's size counts only while a head is incomplete; this one also when it comes in one piece.
+        .max_header_size(MAX_HEAD_BYTES)
         .serve_connection(io, service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
@@ -70,22 +76,4 @@ pub(crate) async fn run(
         metrics::counter!("http_connections_ended_total", "reason" => reason).increment(1);
         tracing::debug!(%error, peer = %peer.0, "connection ended");
     }
-}
-
-/// Hyper looks at its buffer only while the head is incomplete, so a head that arrives in one piece may be longer.
-fn head_fits<B>(request: &Request<B>) -> bool {
-    let fields: usize =
-        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    let path = request.uri().path_and_query().map_or(0, |p| p.as_str().len());
-    fields + path <= MAX_HEAD_BYTES
-}
-
-fn head_too_large() -> Response<Body> {
-    const PROBLEM: &str = r#"{"type":"about:blank","title":"Request Header Fields Too Large","status":431,"detail":"The request's head may have 32 KiB.","code":"head_too_large"}"#;
-    let mut response = Response::new(Body::from(PROBLEM));
-    *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-    let problem = header::HeaderValue::from_static("application/problem+json");
-    response.headers_mut().insert(header::CONTENT_TYPE, problem);
-    response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
-    response
 }

@@ -5,12 +5,13 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::{Buf as _, Bytes};
 use config::HttpConfig;
 use futures_util::task::AtomicWaker;
 use tokio::{
@@ -19,11 +20,15 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+use crate::refusal;
+
 /// What the connection's service tells its socket: how many requests have begun, how many answers have ended.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
     started: AtomicUsize,
     ended: AtomicUsize,
+    /// Part of a request's body was not taken from the socket.
+    unread: AtomicBool,
     /// Wakes the read that found nothing while a request was under way: from now on it is timed.
     reader: AtomicWaker,
 }
@@ -36,6 +41,15 @@ impl Activity {
     pub(crate) fn answer_ended(&self) {
         self.ended.fetch_add(1, Ordering::Relaxed);
         self.reader.wake();
+    }
+
+    pub(crate) fn left_unread(&self) {
+        self.unread.store(true, Ordering::Relaxed);
+    }
+
+    /// No request is being answered.
+    fn is_idle(&self) -> bool {
+        self.started.load(Ordering::Relaxed) == self.ended.load(Ordering::Relaxed)
     }
 }
 
@@ -55,10 +69,18 @@ pub(crate) struct TimedIo {
     read_timer: Pin<Box<Sleep>>,
     /// Armed while a write makes no progress.
     write_timer: Option<Pin<Box<Sleep>>>,
+    /// What is still to be written in the place of hyper's own answer.
+    replacement: Option<Bytes>,
+    /// How long an ending connection goes on taking what its client still sends.
+    linger: Option<Pin<Box<Sleep>>>,
     header_timeout: Duration,
     keep_alive: Duration,
     write_stall_timeout: Duration,
 }
+
+/// A socket that is closed while bytes are coming in is reset, and a reset may overtake the answer that says why. So the rest
+/// is taken, and thrown away, until the client has noticed; but no longer than this.
+const LINGER: Duration = Duration::from_secs(2);
 
 impl TimedIo {
     pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>, config: &HttpConfig) -> Self {
@@ -68,6 +90,8 @@ impl TimedIo {
             wait: Wait::FirstByte(0),
             read_timer: Box::pin(tokio::time::sleep(config.header_timeout)),
             write_timer: None,
+            replacement: None,
+            linger: None,
             header_timeout: config.header_timeout,
             keep_alive: config.keep_alive,
             write_stall_timeout: config.write_stall_timeout,
@@ -78,7 +102,7 @@ impl TimedIo {
     fn poll_read_timer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.activity.reader.register(cx.waker());
         let started = self.activity.started.load(Ordering::Relaxed);
-        if started != self.activity.ended.load(Ordering::Relaxed) {
+        if !self.activity.is_idle() {
             // A request is under way. Hyper reads to notice when the client leaves; bodies have a timer of their own.
             return Poll::Pending;
         }
@@ -93,8 +117,7 @@ impl TimedIo {
     /// The first byte of a head starts its timer; the following ones do not prolong it.
     fn on_bytes(&mut self) {
         let started = self.activity.started.load(Ordering::Relaxed);
-        let busy = started != self.activity.ended.load(Ordering::Relaxed);
-        if !busy && self.wait != Wait::Head(started) {
+        if self.activity.is_idle() && self.wait != Wait::Head(started) {
             self.wait = Wait::Head(started);
             self.read_timer.as_mut().reset(Instant::now() + self.header_timeout);
         }
@@ -113,6 +136,30 @@ impl TimedIo {
             io::ErrorKind::TimedOut,
             "timed out writing: the client takes nothing",
         )))
+    }
+
+    /// Writes the answer of ours in the place of hyper's, and says in the end that hyper's was written.
+    fn poll_replacement(&mut self, cx: &mut Context<'_>, hypers: usize) -> Poll<io::Result<usize>> {
+        while let Some(mut left) = self.replacement.take().filter(|left| !left.is_empty()) {
+            let written = Pin::new(&mut self.stream).poll_write(cx, &left);
+            if let Poll::Ready(Ok(n)) = &written {
+                left.advance(*n);
+            }
+            self.replacement = Some(left);
+            ready!(self.watch_write(cx, written))?;
+        }
+        Poll::Ready(Ok(hypers))
+    }
+
+    /// Hyper writes by itself only to a client whose head it could not parse.
+    fn replaces(&mut self, written: &[u8]) -> bool {
+        if self.replacement.is_none() && self.activity.is_idle() {
+            self.replacement = refusal::instead_of(written);
+            if self.replacement.is_some() {
+                self.activity.left_unread();
+            }
+        }
+        self.replacement.is_some()
     }
 }
 
@@ -137,6 +184,9 @@ impl AsyncRead for TimedIo {
 
 impl AsyncWrite for TimedIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.replaces(buf) {
+            return self.poll_replacement(cx, buf.len());
+        }
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.watch_write(cx, written)
     }
@@ -146,6 +196,11 @@ impl AsyncWrite for TimedIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [only] = bufs
+            && self.replaces(only)
+        {
+            return self.poll_replacement(cx, only.len());
+        }
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.watch_write(cx, written)
     }
@@ -159,6 +214,23 @@ impl AsyncWrite for TimedIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if self.linger.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            if !self.activity.unread.load(Ordering::Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let mut rest = [0; 8 * 1024];
+        loop {
+            let mut rest = ReadBuf::new(&mut rest);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut rest) {
+                Poll::Ready(Ok(())) if !rest.filled().is_empty() => {}
+                // The client has closed too, or is gone.
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => break,
+            }
+        }
+        let timer = self.linger.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        timer.as_mut().poll(cx).map(Ok)
     }
 }

@@ -11,7 +11,9 @@
 //! | header | accept, and again the first byte of a request | the end of the request's head | 10 s |
 //! | keep-alive | the end of an answer | the first byte of the next request | 75 s |
 //! | body idle | one part of a request's body | the next | 20 s |
+//! | body | the first wait for a request's body | its end | 20 s, and a second for each KiB of it |
 //! | write stall | a write that the client does not take | the next byte it takes | 30 s |
+//! | linger | an answer that came before the whole request | the client's end of the connection | 2 s |
 //!
 //! Hyper's own header timer covers neither the time before the first byte nor keep-alive apart from the head, and nothing in
 //! hyper times writes: a body is not polled while the client takes nothing. So reads and writes are timed where they
@@ -21,9 +23,11 @@ mod body;
 mod connection;
 mod io;
 mod listener;
+mod refusal;
 
 pub use body::{RequestBody, ResponseBody};
 pub use listener::bind;
+pub use refusal::SECURITY_HEADERS;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

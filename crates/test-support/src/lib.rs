@@ -28,6 +28,6 @@ pub use database::TestDatabase;
 pub use own::OwnServices;
 pub use proxy::{FaultProxy, Mode};
 pub use redis::{TestRedis, test_redis};
-pub use services::services;
+pub use services::{nginx, services};
 
 pub use devstack::shared::TestServices;

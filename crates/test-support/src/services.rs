@@ -1,11 +1,12 @@
 //! Which servers the tests use.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 use devstack::project::Project;
 use devstack::shared::{TestServices, test_services};
+use devstack::{Install, Lock, System};
 
 /// The servers for this test process: those of the environment, otherwise the shared pair, started when need be.
 pub async fn services() -> &'static TestServices {
@@ -30,6 +31,17 @@ fn find() -> Result<TestServices> {
         database_url: postgres.unwrap_or(shared.database_url),
         redis_url: redis.unwrap_or(shared.redis_url),
     })
+}
+
+/// The nginx program, installed when it is missing and that is allowed (as root it is). One test installs, the others wait.
+pub fn nginx() -> PathBuf {
+    let find = || -> Result<PathBuf> {
+        let dir = project()?.data_dir()?;
+        let _lock = Lock::acquire(&dir.join("nginx.lock"))?;
+        let system = System { terminal: false, ..System::current() };
+        devstack::nginx(&system, Install::Ask, &|line| eprintln!("{line}"))
+    };
+    find().unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -5,9 +5,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use devstack::Unavailable;
 use devstack::process::output_within;
 use devstack::project::Project;
+use devstack::{System, Unavailable};
 
 use super::{Bench, Outcome, Step, Tier, clients, own_stack};
 use crate::image::check as check_image;
@@ -117,6 +117,9 @@ fn quick_tests(bench: &mut Bench) -> Result<Outcome> {
 }
 
 fn tests(bench: &mut Bench) -> Result<Outcome> {
+    // Before hundreds of tests have run, and not by the first that needs it.
+    let ui = &bench.ui;
+    devstack::nginx(&System::current(), bench.install, &|line| ui.step(line))?;
     let mut command = cargo_with(bench, &test_words());
     command.args(["--workspace", "--no-fail-fast"]);
     if !has_nextest() {

@@ -2,29 +2,10 @@
 
 use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use sqlx::{AssertSqlSafe, Connection as _};
 use test_support::OwnServices;
 
-use crate::support::{Process, eventually, free_port};
-
-struct Certificates {
-    ca: String,
-    certificate: String,
-    key: String,
-}
-
-fn certificates(name: &str) -> Certificates {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.distinguished_name.push(DnType::CommonName, format!("authority {}", uuid::Uuid::new_v4()));
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-    params.distinguished_name.push(DnType::CommonName, name);
-    let server = params.signed_by(&key, &issuer).unwrap();
-    Certificates { ca: issuer.pem(), certificate: server.pem(), key: key.serialize_pem() }
-}
+use crate::support::{Certificates, Process, certificates, eventually, free_port};
 
 /// Switches TLS on in a running Postgres. The server itself writes the files, so that they are its own and private.
 async fn postgres_with_tls(url: &str, certificates: &Certificates) {

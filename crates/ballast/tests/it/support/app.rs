@@ -196,6 +196,11 @@ impl Persona {
         self
     }
 
+    /// The same person, asking through a client and an address of the test's own.
+    pub(crate) fn through(&self, client: &reqwest::Client, url: &str) -> Self {
+        Self { client: client.clone(), url: url.to_owned(), ..self.clone() }
+    }
+
     /// The same person, asking another replica.
     pub(crate) fn at(&self, app: &TestApp) -> Self {
         Self { url: app.url.clone(), ..self.clone() }

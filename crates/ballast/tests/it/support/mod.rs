@@ -2,13 +2,17 @@
 
 mod answer;
 mod app;
+mod certificates;
 mod deployment;
 mod process;
+mod raw;
 
 pub(crate) use answer::Answer;
 pub(crate) use app::{PASSWORD, Persona, TestApp};
+pub(crate) use certificates::{Certificates, certificates};
 pub(crate) use deployment::{Deployment, metric, ready};
 pub(crate) use process::{Process, free_port};
+pub(crate) use raw::{exchange, exchange_from};
 
 use std::time::Duration;
 
