@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use config::ApiConfig;
-use db::{Database, Redis};
+use db::{Database, Redis, SealingKeys};
 use health::Registry;
 use limits::{Limiter, Policies};
 use runtime::{Clock, Lifecycle, MetricsHandle};
@@ -35,6 +35,8 @@ pub struct Inner {
     pub keyring: Keyring,
     /// Hashes passwords, a few at a time.
     pub passwords: Passwords,
+    /// Encrypts the credentials that users store.
+    pub sealing: SealingKeys,
     /// API keys seen lately.
     pub key_records: crate::auth::KeyRecords,
     /// Whether marks of revocations are missing in Redis.
@@ -72,6 +74,7 @@ impl AppState {
             Limiter::new(redis.clone(), Policies::from_config(&config.limits), config.limits.replicas);
         let keyring = Keyring::from_config(&config.auth, clock.clone())?;
         let passwords = Passwords::new(config.auth.password_hash_concurrency, lifecycle.clone())?;
+        let sealing = SealingKeys::from_config(&config.credentials.keys)?;
         let ai = Ai::from_config(&config.ai, &lifecycle, database.clone(), limiter.clone(), clock.clone())?;
         let health = Registry::new(lifecycle.clone(), env!("CARGO_PKG_VERSION"));
         let key_records = crate::auth::KeyRecords::default();
@@ -82,6 +85,7 @@ impl AppState {
             limiter,
             keyring,
             passwords,
+            sealing,
             key_records,
             marks: Marks::default(),
             ai,

@@ -23,12 +23,12 @@ mod table;
 mod types;
 mod vars;
 
-pub use keys::{SigningKey, VerifyKey};
+pub use keys::{EncryptionKey, SigningKey, VerifyKey};
 pub use reader::{Problem, Problems};
 pub use render::{configuration_md, env_example, env_production_example};
 pub use settings::{
-    AiConfig, ApiConfig, AuthConfig, DatabaseConfig, HttpConfig, LimitsConfig, MailConfig, QueueConfig,
-    RedisConfig, RuntimeConfig, ShutdownConfig, StoresConfig, TelemetryConfig, WorkerConfig,
+    AiConfig, ApiConfig, AuthConfig, CredentialsConfig, DatabaseConfig, HttpConfig, LimitsConfig, MailConfig,
+    QueueConfig, RedisConfig, RuntimeConfig, ShutdownConfig, StoresConfig, TelemetryConfig, WorkerConfig,
 };
 pub use table::{UsedBy, VARIABLES, Variable, WhenUnset};
 pub use types::{Environment, LogFormat, Rate, SignUp, TrustedProxy};

@@ -98,6 +98,7 @@ const PROCESS: &str = "Process";
 const STORES: &str = "Postgres and Redis";
 const HTTP: &str = "HTTP";
 const AUTH: &str = "Authentication";
+const CREDENTIALS: &str = "Stored credentials";
 const LIMITS: &str = "Rate limits";
 const ENGINE: &str = "AI engine";
 const WORK: &str = "Worker";
@@ -179,6 +180,11 @@ pub const VARIABLES: &[Variable] = &[
         "Who may register: open or closed. Open sign-up spends AI money."),
     v(AUTH, "PASSWORD_HASH_CONCURRENCY", Api, Value("2"), "2",
         "Password hashings at a time, 19 MiB and about 20 ms of CPU each (1 to 64). Excess waits 2 s, then 503."),
+
+    v(CREDENTIALS, "CHANNEL_ENCRYPTION_KEY", Both, Sample { value: "62616c6c6173742d646576656c6f706d656e742d73616d706c652d6372656465", sample: "62616c6c6173742d646576656c6f706d656e742d73616d706c652d6372656465" }, "64 hex digits",
+        "Encrypts the credentials of other systems that users store (AES-256-GCM): 32 random bytes, in hex or base64. Several, comma-separated, while keys are rotated: the first one encrypts, all of them decrypt. API and worker need the same.").secret().aka(&["ENCRYPTION_KEY", "CREDENTIALS_ENCRYPTION_KEY"]),
+    v(CREDENTIALS, "CREDENTIAL_PROVIDERS", Both, Value("openai=https://api.openai.com/v1"), "openai=https://api.openai.com/v1,mistral=https://api.mistral.ai/v1",
+        "The systems that users may store credentials of, comma-separated NAME=URL: base URLs of OpenAI-compatible APIs. A stored credential is tried with a request to URL/models."),
 
     v(LIMITS, "RATE_LIMIT_GLOBAL", Api, PerEnvironment { development: "10000/15m", deployed: "100/15m" }, "100/15m",
         "Requests per client: the user, or the address when anonymous. Health routes are exempt.").aka(&["RATE_LIMIT_MAX", "RATE_LIMIT_WINDOW_MS"]),

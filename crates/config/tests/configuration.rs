@@ -24,7 +24,8 @@ fn production() -> MapVars {
         .set("PUBLIC_URL", "https://api.example.com")
         .set("TRUSTED_PROXY", "railway")
         .set("JWT_SIGNING_KEY", SEED)
-        .set("SERVER_SECRET", SECRET);
+        .set("SERVER_SECRET", SECRET)
+        .set("CHANNEL_ENCRYPTION_KEY", SECRET);
     vars
 }
 
@@ -111,6 +112,13 @@ fn weak_and_contradicting_values_are_refused() {
         ("LOG_LEVEL", "warning".to_owned()),
         ("LOG_LEVEL", "info,api=verbose".to_owned()),
         ("SIGNUP", "invite".to_owned()),
+        ("CHANNEL_ENCRYPTION_KEY", SECRET[2..].to_owned()),
+        ("CHANNEL_ENCRYPTION_KEY", format!("{SECRET},")),
+        ("CHANNEL_ENCRYPTION_KEY", format!("{SECRET},{}", SECRET.to_uppercase())),
+        ("CREDENTIAL_PROVIDERS", "https://api.openai.com/v1".to_owned()),
+        ("CREDENTIAL_PROVIDERS", "Open AI=https://api.openai.com/v1".to_owned()),
+        ("CREDENTIAL_PROVIDERS", "openai=ftp://api.openai.com".to_owned()),
+        ("CREDENTIAL_PROVIDERS", "a=https://a.example,a=https://b.example".to_owned()),
     ];
     for (name, value) in cases {
         let mut vars = production();

@@ -14,10 +14,12 @@
 
 pub mod api_keys;
 pub mod audit;
+pub mod credentials;
 mod database;
 mod error;
 mod migrate;
 mod redis;
+pub mod seal;
 pub mod sessions;
 pub mod usage;
 pub mod users;
@@ -27,4 +29,5 @@ pub use deadpool_redis::redis::{self as redis_client};
 pub use error::{Error, Result};
 pub use migrate::{MigrateError, Migration, MigrationStatus, Migrations};
 pub use redis::{Redis, RedisError};
+pub use seal::{SealError, Sealed, SealingKeys};
 pub use sqlx::PgConnection;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jobs::{EnqueueOptions, JobSpec, NewJob, Priority, Unique};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
 /// Says its message back: the job to try things out with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +117,23 @@ impl JobSpec for KeepPartitions {
     const TIMEOUT: Duration = Duration::from_secs(120);
 }
 
+/// Tries a stored credential at its provider and notes on it whether it is accepted. Runs when one is stored, and whenever its
+/// owner asks for it; the job's owner must be the credential's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckCredential {
+    /// Which one.
+    pub credential_id: Uuid,
+}
+
+impl JobSpec for CheckCredential {
+    const NAME: &'static str = "check_credential";
+    // With backoff about a minute: longer than a hiccup, short enough to wait for.
+    const MAX_ATTEMPTS: i16 = 4;
+    const TIMEOUT: Duration = Duration::from_secs(30);
+    // Not unique by its payload: a stranger who guesses an id could then hold up its owner's check.
+}
+
 /// A kind that users may start with `POST /v1/jobs`.
 pub struct UserJob {
     /// The kind's name.
@@ -131,14 +149,23 @@ impl std::fmt::Debug for UserJob {
 }
 
 /// Everything that users may start; nothing else can be started from outside.
-pub const USER_JOBS: &[UserJob] = &[UserJob {
-    name: Echo::NAME,
-    new_job: |args| {
-        let job: Echo = serde_json::from_value(args).map_err(|e| e.to_string())?;
-        job.check()?;
-        NewJob::of(&job).map_err(|e| e.to_string())
+pub const USER_JOBS: &[UserJob] = &[
+    UserJob {
+        name: Echo::NAME,
+        new_job: |args| {
+            let job: Echo = serde_json::from_value(args).map_err(|e| e.to_string())?;
+            job.check()?;
+            NewJob::of(&job).map_err(|e| e.to_string())
+        },
     },
-}];
+    UserJob {
+        name: CheckCredential::NAME,
+        new_job: |args| {
+            let job: CheckCredential = serde_json::from_value(args).map_err(|e| e.to_string())?;
+            NewJob::of(&job).map_err(|e| e.to_string())
+        },
+    },
+];
 
 /// A kind that this build knows, for operators, who may start them all.
 pub struct Kind {
@@ -172,6 +199,7 @@ impl std::fmt::Debug for Kind {
 
 /// Every kind. A test holds it against what the worker registers.
 pub const KINDS: &[Kind] = &[
+    Kind::of::<CheckCredential>(),
     Kind::of::<Cleanup>(),
     Kind::of::<Echo>(),
     Kind::of::<Heartbeat>(),
@@ -228,10 +256,12 @@ mod tests {
     }
 
     #[test]
-    fn users_start_echo_and_nothing_else() {
+    fn users_start_what_is_listed_and_nothing_else() {
         let job = of("echo", json!({"message": "hi"})).unwrap();
         assert_eq!(job.kind(), "echo");
         assert_eq!(job.args(), &json!({"message": "hi", "sleep_ms": 0, "fail_times": 0}));
+        let id = "01a1fba5-50b5-76eb-ac8a-b38a17d63756";
+        assert_eq!(of("check_credential", json!({"credential_id": id})).unwrap().kind(), "check_credential");
         for kind in ["send_email", "cleanup", "usage_rollup", "", "ECHO", "echo\0"] {
             assert_eq!(of(kind, json!({})).unwrap_err(), NewJobError::UnknownKind, "{kind}");
         }
@@ -257,7 +287,7 @@ mod tests {
 
     #[test]
     fn operators_start_every_kind_and_do_not_see_what_is_private() {
-        for kind in KINDS.iter().filter(|k| !["echo", "send_email"].contains(&k.name)) {
+        for kind in KINDS.iter().filter(|k| !["check_credential", "echo", "send_email"].contains(&k.name)) {
             let job = operator_job(kind.name, json!({}), EnqueueOptions::default());
             assert_eq!(job.map(|job| job.kind().to_owned()), Ok(kind.name.to_owned()));
         }
@@ -270,6 +300,14 @@ mod tests {
             json!({"to": "(not shown)", "subject": "Reset", "text": "(not shown)", "html": null})
         );
         assert_eq!(shown_args("echo", json!({"message": "x"})), json!({"message": "x"}));
+    }
+
+    #[test]
+    fn a_credential_is_named_by_its_id() {
+        for args in [json!({}), json!({"credential_id": "mine"}), json!({"credential_id": 1})] {
+            let refused = of("check_credential", args.clone()).unwrap_err();
+            assert!(matches!(refused, NewJobError::InvalidPayload(_)), "{args}");
+        }
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use config::WorkerConfig;
-use db::Database;
+use db::{Database, SealingKeys, credentials};
+use secrecy::SecretString;
+use uuid::Uuid;
 
 use crate::Mailer;
 
@@ -18,12 +20,35 @@ pub struct Context {
     pub http: reqwest::Client,
     /// Sends e-mail.
     pub mailer: Mailer,
+    sealing: Arc<SealingKeys>,
+}
+
+/// A stored credential, opened: for the moment in which a job uses it.
+#[derive(Debug)]
+pub struct OpenCredential {
+    /// Of which system.
+    pub provider: String,
+    /// What the system asks for.
+    pub secret: SecretString,
 }
 
 impl Context {
     /// The context of this configuration.
     pub fn new(database: Database, config: WorkerConfig, http: reqwest::Client) -> Self {
         let mailer = Mailer::from_config(&config.mail, config.runtime.environment, http.clone());
-        Self { database, config: Arc::new(config), http, mailer }
+        let sealing = SealingKeys::from_config(&config.credentials.keys);
+        let sealing = Arc::new(sealing.expect("the configuration has one key at least, of 32 bytes"));
+        Self { database, config: Arc::new(config), http, mailer, sealing }
+    }
+
+    /// Reads and decrypts a credential of this user; `None` when the user has no such credential.
+    ///
+    /// # Errors
+    /// When the database is away, or the secret cannot be decrypted with the keys of this worker.
+    pub async fn open_credential(&self, owner: Uuid, id: Uuid) -> anyhow::Result<Option<OpenCredential>> {
+        let find = async |c: &mut db::PgConnection| credentials::find_sealed(c, owner, id).await;
+        let Some(found) = self.database.call("credentials.find_sealed", find).await? else { return Ok(None) };
+        let secret = self.sealing.open(found.id, owner, &found.sealed)?;
+        Ok(Some(OpenCredential { provider: found.provider, secret }))
     }
 }

@@ -3,6 +3,7 @@
 //! To add one: its payload in `job-specs`, a file here, and a line in `register`. To remove one, take these away again,
 //! and its line in [`crate::schedule`].
 
+pub mod check_credential;
 pub mod cleanup;
 pub mod echo;
 pub mod heartbeat;
@@ -10,7 +11,7 @@ pub mod keep_partitions;
 pub mod send_email;
 pub mod usage_rollup;
 
-use job_specs::{Cleanup, Echo, Heartbeat, KeepPartitions, SendEmail, UsageRollup};
+use job_specs::{CheckCredential, Cleanup, Echo, Heartbeat, KeepPartitions, SendEmail, UsageRollup};
 use jobs::Worker;
 
 use crate::Context;
@@ -25,6 +26,7 @@ pub(crate) fn register(worker: Worker, context: &Context) -> Worker {
         }};
     }
     worker
+        .register::<CheckCredential, _, _, _>(with_context!(check_credential::run))
         .register::<Cleanup, _, _, _>(with_context!(cleanup::run))
         .register::<Echo, _, _, _>(with_context!(echo::run))
         .register::<Heartbeat, _, _, _>(with_context!(heartbeat::run))

@@ -12,6 +12,6 @@ mod mail;
 pub mod schedule;
 mod start;
 
-pub use context::Context;
+pub use context::{Context, OpenCredential};
 pub use mail::Mailer;
 pub use start::{Handle, start, worker};

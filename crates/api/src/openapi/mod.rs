@@ -38,6 +38,7 @@ use crate::{AppState, app, docs};
     tags(
         (name = "auth", description = "Accounts, sessions and tokens."),
         (name = "api keys", description = "Keys for machines."),
+        (name = "credentials", description = "Credentials of other systems, for your jobs to use."),
         (name = "ai", description = "The AI engine, as OpenAI's SDKs speak to it."),
         (name = "jobs", description = "Work that is done in the background."),
         (name = "admin", description = "For administrators."),

@@ -3,6 +3,7 @@
 mod admin;
 pub mod api_keys;
 pub mod auth;
+mod credentials;
 pub mod jobs;
 mod jwks;
 mod me;
@@ -21,5 +22,6 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .merge(admin::router())
         .merge(auth::router())
         .merge(api_keys::router())
+        .merge(credentials::router())
         .merge(jobs::router())
 }

@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use config::{ApiConfig, EnvVars, WorkerConfig};
+use config::{ApiConfig, CredentialsConfig, EnvVars, WorkerConfig};
 use db::{Database, Redis};
 use secrecy::ExposeSecret as _;
 
@@ -72,6 +72,11 @@ impl Doctor {
                     api.as_ref().map(|a| a.limits.replicas),
                 );
                 findings.report("connections", budget.await);
+                let credentials =
+                    api.as_ref().map(|a| &a.credentials).or_else(|| worker.as_ref().map(|w| &w.credentials));
+                if let Some(credentials) = credentials {
+                    findings.report("credentials", stored(&database, credentials).await);
+                }
                 let redis = Redis::from_config(&stores.redis)?;
                 findings.report("redis", redis.check().await.map(|()| "answers".to_owned()));
             }
@@ -121,6 +126,23 @@ async fn connections(database: &Database, pool: u32, replicas: Option<u32>) -> R
         return Err(format!("{sum} is too much: lower DATABASE_POOL_SIZE, or put PgBouncer in front"));
     }
     Ok(format!("{sum} during a deploy"))
+}
+
+/// Is every key there that something stored was encrypted with?
+async fn stored(database: &Database, config: &CredentialsConfig) -> Result<String, String> {
+    let known = db::SealingKeys::from_config(&config.keys).map_err(|e| e.to_string())?.ids();
+    let count = async |c: &mut db::PgConnection| db::credentials::count_by_key(c).await;
+    let found = database.call("doctor.credentials", count).await;
+    let found = found.map_err(|_| "not known, because Postgres does not answer as it should".to_owned())?;
+    let missing: i64 = found.iter().filter(|(id, _)| !known.contains(id)).map(|(_, n)| n).sum();
+    match missing {
+        0 => {
+            Ok(format!("{} stored, all readable with these keys", found.iter().map(|(_, n)| n).sum::<i64>()))
+        }
+        n => Err(format!(
+            "{n} are encrypted with a key that CHANNEL_ENCRYPTION_KEY lacks: `ballast credentials status`"
+        )),
+    }
 }
 
 async fn engine(api: &ApiConfig) -> Result<String, String> {

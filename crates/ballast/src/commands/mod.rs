@@ -2,6 +2,7 @@
 
 pub(crate) mod all;
 pub(crate) mod api;
+pub(crate) mod credentials;
 pub(crate) mod doctor;
 pub(crate) mod engine_sim;
 pub(crate) mod healthcheck;

@@ -13,9 +13,11 @@ const CANARY: &str = "c4n4ry";
 const SAMPLE_KEY: &str = "dev:YmFsbGFzdC1kZXZlbG9wbWVudC1zYW1wbGUta2V5ISE";
 const SAMPLE_SECRET: &str = "62616c6c6173742d646576656c6f706d656e742d73616d706c652d7365637265";
 const SERVER_SECRET: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+const SAMPLE_ENCRYPTION_KEY: &str = "62616c6c6173742d646576656c6f706d656e742d73616d706c652d6372656465";
+const ENCRYPTION_KEY: &str = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
 
 /// What production needs, all of it right. Nothing listens at these addresses.
-const RIGHT: [(&str, &str); 9] = [
+const RIGHT: [(&str, &str); 10] = [
     ("APP_ENV", "production"),
     ("HOST", "127.0.0.1"),
     ("DATABASE_URL", "postgres://u:p@127.0.0.1:1/d"),
@@ -25,6 +27,7 @@ const RIGHT: [(&str, &str); 9] = [
     ("TRUSTED_PROXY", "railway"),
     ("JWT_SIGNING_KEY", "k1:x4cUM5pZ3sJ0bq2g1Xw9mF7uQe8yRtVnLkHdSaPoIuY"),
     ("SERVER_SECRET", SERVER_SECRET),
+    ("CHANNEL_ENCRYPTION_KEY", ENCRYPTION_KEY),
 ];
 
 /// One wrong configuration: what is set (nothing means unset), and the variables that must be named for it.
@@ -53,6 +56,11 @@ const WRONG_FOR_ALL: &[Case<'_>] = &[
         &["SHUTDOWN_BUDGET"],
     ),
     (&[("LOG_LEVEL", "loud")], &["LOG_LEVEL"]),
+    (&[("CHANNEL_ENCRYPTION_KEY", "")], &["CHANNEL_ENCRYPTION_KEY"]),
+    (&[("CHANNEL_ENCRYPTION_KEY", SAMPLE_ENCRYPTION_KEY)], &["CHANNEL_ENCRYPTION_KEY"]),
+    (&[("CHANNEL_ENCRYPTION_KEY", "c4n4ry")], &["CHANNEL_ENCRYPTION_KEY"]),
+    (&[("CREDENTIAL_PROVIDERS", "openai")], &["CREDENTIAL_PROVIDERS"]),
+    (&[("CREDENTIAL_PROVIDERS", "openai=https://u:c4n4ry@api.openai.com/v1")], &["CREDENTIAL_PROVIDERS"]),
     (
         &[
             ("DATABASE_URL", ""),
@@ -129,7 +137,16 @@ fn production_does_not_start_with_a_wrong_configuration_and_says_why_in_one_line
                 wanted.iter().collect::<BTreeSet<_>>(),
                 "{case}"
             );
-            let secrets = [CANARY, &SAMPLE_KEY[4..], SAMPLE_SECRET, SERVER_SECRET, "abababab", "x4cUM5pZ"];
+            let secrets = [
+                CANARY,
+                &SAMPLE_KEY[4..],
+                SAMPLE_SECRET,
+                SERVER_SECRET,
+                SAMPLE_ENCRYPTION_KEY,
+                ENCRYPTION_KEY,
+                "abababab",
+                "x4cUM5pZ",
+            ];
             for secret in secrets {
                 assert!(!stdout.contains(secret) && !stderr.contains(secret), "{case}");
             }

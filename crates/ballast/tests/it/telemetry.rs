@@ -16,10 +16,10 @@ use crate::support::{Process, eventually, free_port};
 const S: fn(u64) -> Duration = Duration::from_secs;
 const CANARY: &str = "canary-5b1f-secret";
 
-type Seen = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+pub(crate) type Seen = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
 /// Takes everything that is posted to it.
-async fn collector() -> (String, Seen) {
+pub(crate) async fn collector() -> (String, Seen) {
     let seen = Seen::default();
     let router = Router::new()
         .fallback(|State(seen): State<Seen>, uri: Uri, body: Bytes| async move {
@@ -33,7 +33,7 @@ async fn collector() -> (String, Seen) {
     (address, seen)
 }
 
-fn bodies(seen: &Seen, path: &str) -> String {
+pub(crate) fn bodies(seen: &Seen, path: &str) -> String {
     let seen = seen.lock().unwrap();
     seen.iter()
         .filter(|(p, _)| p.contains(path))

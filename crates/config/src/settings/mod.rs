@@ -5,6 +5,7 @@
 
 mod ai;
 mod auth;
+mod credentials;
 mod limits;
 mod process;
 mod stores;
@@ -12,6 +13,7 @@ mod work;
 
 pub use ai::AiConfig;
 pub use auth::AuthConfig;
+pub use credentials::CredentialsConfig;
 pub use limits::LimitsConfig;
 pub use process::{HttpConfig, RuntimeConfig, ShutdownConfig, TelemetryConfig};
 pub use stores::{DatabaseConfig, RedisConfig, StoresConfig};
@@ -46,6 +48,8 @@ pub struct ApiConfig {
     pub request_timeout: Duration,
     /// Tokens, sessions, passwords.
     pub auth: AuthConfig,
+    /// Stored credentials of other systems.
+    pub credentials: CredentialsConfig,
     /// Rate limits.
     pub limits: LimitsConfig,
     /// AI engine.
@@ -63,6 +67,8 @@ pub struct WorkerConfig {
     pub queue: QueueConfig,
     /// E-mail.
     pub mail: MailConfig,
+    /// Stored credentials of other systems.
+    pub credentials: CredentialsConfig,
     /// Links in e-mail point here.
     pub public_url: Url,
 }
@@ -83,6 +89,7 @@ impl ApiConfig {
         let cors_allowed_origins = r.list("CORS_ALLOWED_ORIGINS", origin);
         let request_timeout = r.duration("REQUEST_TIMEOUT", S(1), S(900));
         let auth = AuthConfig::read(r, public_url.as_ref());
+        let credentials = CredentialsConfig::read(r);
         let limits = LimitsConfig::read(r);
         let ai = AiConfig::read(r);
         Some(Self {
@@ -93,6 +100,7 @@ impl ApiConfig {
             cors_allowed_origins: cors_allowed_origins?,
             request_timeout: request_timeout?,
             auth: auth?,
+            credentials: credentials?,
             limits: limits?,
             ai: ai?,
         })
@@ -113,12 +121,14 @@ impl WorkerConfig {
         let queue = QueueConfig::read(r);
         let from = r.get::<String>("MAIL_FROM");
         let resend_api_key = r.get::<String>("RESEND_API_KEY").map(SecretString::from);
+        let credentials = CredentialsConfig::read(r);
         let public_url = public_url(r);
         Some(Self {
             runtime: runtime?,
             stores: stores?,
             queue: queue?,
             mail: MailConfig { from: from?, resend_api_key },
+            credentials: credentials?,
             public_url: public_url?,
         })
     }

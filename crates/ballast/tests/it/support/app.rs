@@ -69,8 +69,17 @@ impl TestApp {
 
     /// A second API over the same stores, as a second process would be.
     pub(crate) fn replica(&self) -> Self {
+        self.replica_with(&[])
+    }
+
+    /// A second API over the same stores that got other settings: what a deploy puts in the place of the first.
+    pub(crate) fn replica_with(&self, overrides: &[(&str, &str)]) -> Self {
         let (database, engine) = (self.database.clone(), self.engine.clone());
-        Self::replica_of(self.vars.clone(), database, self.redis.clone(), engine, self.clock.clone())
+        let mut vars = self.vars.clone();
+        for (name, value) in overrides {
+            vars.set(name, value);
+        }
+        Self::replica_of(vars, database, self.redis.clone(), engine, self.clock.clone())
     }
 
     fn replica_of(
@@ -173,7 +182,8 @@ impl TestApp {
         worker::start(self.worker_context(), &self.lifecycle).await.unwrap()
     }
 
-    fn worker_context(&self) -> worker::Context {
+    /// What jobs of this deployment work with.
+    pub(crate) fn worker_context(&self) -> worker::Context {
         let config = WorkerConfig::from_vars(&self.vars).unwrap_or_else(|problems| panic!("{problems}"));
         let http = reqwest::Client::builder().build().unwrap();
         worker::Context::new(self.state.database.clone(), config, http)

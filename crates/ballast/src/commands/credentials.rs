@@ -1,0 +1,87 @@
+//! `ballast credentials`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use config::{CredentialsConfig, DatabaseConfig, EnvVars};
+use db::{Database, SealingKeys};
+use uuid::Uuid;
+
+use super::{refuse_configuration, say, tool};
+
+/// Look after the keys that stored credentials are encrypted with.
+///
+/// CHANNEL_ENCRYPTION_KEY holds the keys: the first one encrypts, all of them decrypt. How to exchange them:
+/// docs/runbooks/key-rotation.md.
+#[derive(Parser)]
+#[command(after_help = "Examples:\n  ballast credentials status\n  ballast credentials rotate")]
+pub(crate) struct Credentials {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Say how many credentials each key encrypted; exit 1 when one of these keys is missing
+    Status,
+    /// Encrypt everything anew with the first key; safe to interrupt, to repeat, and while others run
+    Rotate,
+}
+
+/// So many in one transaction.
+const BATCH: i64 = 100;
+
+impl Credentials {
+    pub(crate) fn run(self) -> ExitCode {
+        let database = DatabaseConfig::from_vars(&EnvVars);
+        let (database, config) = match (database, CredentialsConfig::from_vars(&EnvVars)) {
+            (Ok(database), Ok(config)) => (database, config),
+            (Err(one), Err(other)) => return refuse_configuration(&one.and(other)),
+            (Err(problems), Ok(_)) | (Ok(_), Err(problems)) => return refuse_configuration(&problems),
+        };
+        tool(async || {
+            let database = Database::from_config(&database, "ballast-credentials")?;
+            let keys = SealingKeys::from_config(&config.keys)?;
+            match self.action {
+                Action::Status => status(&database, &keys).await,
+                Action::Rotate => rotate(&database, &keys).await,
+            }
+        })
+    }
+}
+
+async fn status(database: &Database, keys: &SealingKeys) -> anyhow::Result<ExitCode> {
+    let found =
+        database.call("credentials.count_by_key", async |c| db::credentials::count_by_key(c).await).await?;
+    let ids = keys.ids();
+    let count = |id: &str| found.iter().find(|(key, _)| key == id).map_or(0, |(_, n)| *n);
+    for (n, id) in ids.iter().enumerate() {
+        let role = if n == 0 { "encrypts and decrypts" } else { "decrypts" };
+        say(format_args!("{id}  {:>8} credentials  {role}", count(id)));
+    }
+    let mut code = ExitCode::SUCCESS;
+    for (id, n) in found.iter().filter(|(id, _)| !ids.contains(id)) {
+        say(format_args!("{id}  {n:>8} credentials  MISSING: put this key back into CHANNEL_ENCRYPTION_KEY"));
+        code = ExitCode::FAILURE;
+    }
+    Ok(code)
+}
+
+async fn rotate(database: &Database, keys: &SealingKeys) -> anyhow::Result<ExitCode> {
+    let (mut done, mut failed, mut after) = (0, 0, Uuid::nil());
+    loop {
+        let part = database
+            .transaction("credentials.reseal", async |c| db::credentials::reseal(c, keys, after, BATCH).await)
+            .await?;
+        done += part.done;
+        for (id, error) in &part.failed {
+            failed += 1;
+            say(format_args!("{id}: {error}"));
+        }
+        let Some(last) = part.last else { break };
+        after = last;
+    }
+    say(format_args!("{done} encrypted anew with the key {}, {failed} failed", keys.current()));
+    let code = status(database, keys).await?;
+    Ok(if failed == 0 { code } else { ExitCode::FAILURE })
+}
