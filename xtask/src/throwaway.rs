@@ -22,6 +22,15 @@ pub(crate) struct Throwaway {
 impl Throwaway {
     /// Starts a pair; about a second.
     pub(crate) fn start(project: &Project, install: Install, ui: &Ui) -> Result<Self> {
+        Self::with(Lifetime::Throwaway, project, install, ui)
+    }
+
+    /// Starts a pair that writes to the disk as in production; its data goes all the same.
+    pub(crate) fn durable(project: &Project, install: Install, ui: &Ui) -> Result<Self> {
+        Self::with(Lifetime::Keep, project, install, ui)
+    }
+
+    fn with(lifetime: Lifetime, project: &Project, install: Install, ui: &Ui) -> Result<Self> {
         let base = project.data_dir()?.join("throwaway");
         fs::create_dir_all(&base).with_context(|| format!("cannot create {}", base.display()))?;
         clean_up(&base);
@@ -32,7 +41,7 @@ impl Throwaway {
         let services = Services::start(&Spec {
             dir: dir.clone(),
             id: format!("{}-{}", project.id(), std::process::id()),
-            lifetime: Lifetime::Throwaway,
+            lifetime,
             install,
             system: System::current(),
             database_url: None,

@@ -231,7 +231,7 @@ pub const VARIABLES: &[Variable] = &[
         "Largest request body on AI routes (1024 to 268435456)."),
 
     v(WORK, "WORKER_CONCURRENCY", Worker, Value("10"), "10",
-        "Jobs at a time in this process (1 to 1000)."),
+        "Jobs at a time in this process, over all queues; each queue keeps one of them for itself (1 to 1000). At most DATABASE_POOL_SIZE where jobs hold a connection for long."),
     v(WORK, "WORKER_POLL_INTERVAL", Worker, Value("1s"), "1s",
         "How often the queue is polled when no notification arrives, jittered (10ms to 60s)."),
     v(WORK, "WORKER_LEASE", Worker, Value("30s"), "30s",

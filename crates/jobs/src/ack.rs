@@ -1,6 +1,6 @@
 //! Acknowledging: what became of an attempt, written in batches, and only if the job is still ours.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, Utc};
 use runtime::backoff::Backoff;
@@ -9,10 +9,14 @@ use sqlx::{PgConnection, PgPool};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::{Error, JobId, JobState, db, held::HeldJob, json};
+use crate::{Error, JobId, JobState, db::Kept, held::HeldJob, json};
 
-/// Statements get slower than their number when they carry more.
-const BATCH: usize = 100;
+/// A statement carries at most so many.
+const BATCH: usize = 1_000;
+/// A batch of so many means that there is a lot to do; then the next one is given a moment to grow, because each costs a
+/// commit. An idle queue acknowledges at once.
+const BUSY: usize = 50;
+const GROW: Duration = Duration::from_millis(2);
 
 /// Names one claim of a job. The fence differs from that of every other claim of the job, so a worker that was declared
 /// dead and comes back cannot touch what another one runs now.
@@ -99,24 +103,31 @@ pub(crate) struct Pending {
 /// Writes acknowledgements until every sender is gone. While one batch is being written the next one gathers, so batches
 /// are as large as the database is slow, and an idle queue acknowledges at once.
 pub(crate) async fn run(pool: PgPool, mut acks: mpsc::Receiver<Pending>) {
+    let mut conn = Kept::new(pool);
     let mut batch = Vec::with_capacity(BATCH);
     while acks.recv_many(&mut batch, BATCH).await > 0 {
+        let busy = batch.len() >= BUSY;
         // Each kind is one statement of its own, so a statement that failed has written nothing and can be repeated.
         let (finals, backs): (Vec<_>, Vec<_>) =
             batch.drain(..).partition(|p: &Pending| matches!(p.ack, Ack::Final(_)));
-        write(&pool, finals).await;
-        write(&pool, backs).await;
+        write(&mut conn, finals).await;
+        write(&mut conn, backs).await;
+        if busy && !acks.is_closed() {
+            tokio::time::sleep(GROW).await;
+        } else if acks.is_empty() {
+            conn.give_back();
+        }
     }
 }
 
-async fn write(pool: &PgPool, mut batch: Vec<Pending>) {
+async fn write(conn: &mut Kept, mut batch: Vec<Pending>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     let mut repeated = false;
     while !batch.is_empty() {
-        let written = db::call(pool, async |conn| write_once(conn, &batch).await).await;
+        let written = conn.call(async |conn| write_once(conn, &batch).await).await;
         match written {
             Ok(found) => {
-                report_lost(&batch, &found, repeated);
+                report_lost(&batch, found, repeated);
                 return;
             }
             Err(error) if refused(&error) => {
@@ -124,7 +135,7 @@ async fn write(pool: &PgPool, mut batch: Vec<Pending>) {
                 tracing::error!(error = %chain(&error), rows = batch.len(), "acknowledgements were refused");
                 if batch.len() > 1 {
                     for one in batch {
-                        Box::pin(write(pool, vec![one])).await;
+                        Box::pin(write(conn, vec![one])).await;
                     }
                     return;
                 }
@@ -157,7 +168,11 @@ async fn write_once(conn: &mut PgConnection, batch: &[Pending]) -> Result<Vec<Jo
     give_back(conn, &backs).await
 }
 
-fn report_lost(batch: &[Pending], found: &[JobId], repeated: bool) {
+fn report_lost(batch: &[Pending], found: Vec<JobId>, repeated: bool) {
+    if found.len() == batch.len() && matches!(batch[0].ack, Ack::Final(_)) {
+        return;
+    }
+    let found: HashSet<JobId> = found.into_iter().collect();
     for pending in batch {
         let id = pending.ack.key().id;
         let there = found.contains(&id);
@@ -182,13 +197,16 @@ fn report_lost(batch: &[Pending], found: &[JobId], repeated: bool) {
 /// Ends jobs: moves those that are still ours to the finished ones and answers with their ids.
 pub(crate) async fn finish(conn: &mut PgConnection, acks: &[&Final]) -> Result<Vec<JobId>, Error> {
     let (ids, fences, workers) = keys(acks.iter().map(|a| a.key));
-    let states: Vec<String> = acks.iter().map(|a| a.state.as_str().to_owned()).collect();
+    let states: Vec<&str> = acks.iter().map(|a| a.state.as_str()).collect();
     let results: Vec<Option<Value>> = acks.iter().map(|a| a.result.clone()).collect();
     let errors: Vec<Option<String>> = acks.iter().map(|a| a.error.clone()).collect();
+    // `(select $1)` hides the number of rows from the planner: for a large batch it would read the whole table instead of
+    // probing the index.
     let gone = sqlx::query_scalar!(
         "with gone as (
              delete from job
-             using unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::text[], $5::jsonb[], $6::text[])
+             using unnest((select $1::bigint[]), (select $2::bigint[]), (select $3::uuid[]), (select $4::text[]),
+                          (select $5::jsonb[]), (select $6::text[]))
                  as ack (id, fence, worker, final_state, result, error)
              where job.id = ack.id and job.fence = ack.fence and job.worker = ack.worker
              returning job.*, ack.final_state, ack.result, ack.error
@@ -207,7 +225,7 @@ pub(crate) async fn finish(conn: &mut PgConnection, acks: &[&Final]) -> Result<V
         &ids,
         &fences,
         &workers,
-        &states,
+        &states as &[&str],
         &results as &[Option<Value>],
         &errors as &[Option<String>],
     )
@@ -238,7 +256,8 @@ pub(crate) async fn give_back(conn: &mut PgConnection, acks: &[&Back]) -> Result
                    run_at = coalesce(ack.run_at, clock_timestamp() + ack.delay_ms * interval '1 ms'),
                    errors = case when ack.error is null then job.errors
                                  else job_add_error(job.errors, job.attempt, ack.error) end
-               from unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::text[], $5::float8[], $6::timestamptz[])
+               from unnest((select $1::bigint[]), (select $2::bigint[]), (select $3::uuid[]), (select $4::text[]),
+                           (select $5::float8[]), (select $6::timestamptz[]))
                    as ack (id, fence, worker, error, delay_ms, run_at)
                where job.id = ack.id and job.fence = ack.fence and job.worker = ack.worker
                returning job.id, job.queue, ack.error is null as released

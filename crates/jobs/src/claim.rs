@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, value::RawValue};
 use sqlx::{Connection as _, PgConnection, types::Json};
 use uuid::Uuid;
 
-use crate::{Error, ack::Key};
+use crate::{Error, ack::Key, handler::Kinds};
 
 /// A job that this worker holds.
 #[derive(Debug)]
@@ -35,7 +36,9 @@ struct Row {
     trace: Option<Value>,
     owner: Option<Uuid>,
     cancel_requested: bool,
-    waited_ms: f64,
+    priority: i16,
+    run_at: DateTime<Utc>,
+    claimed_at: DateTime<Utc>,
 }
 
 impl Row {
@@ -51,7 +54,7 @@ impl Row {
             traceparent: traceparent.map(str::to_owned),
             owner: self.owner,
             cancel_requested: self.cancel_requested,
-            waited: Duration::from_secs_f64(self.waited_ms.max(0.0) / 1_000.0),
+            waited: (self.claimed_at - self.run_at).to_std().unwrap_or_default(),
         }
     }
 }
@@ -67,7 +70,7 @@ pub(crate) async fn claim(
     // `id = any(array(...))` and not a join: the join's plan is a sequential scan of the table. The outer limit stops
     // pulling from the lateral part, so no row is locked in vain. One probe for each priority keeps jobs that are not due
     // yet out of the scan.
-    let rows = sqlx::query_as!(
+    let mut rows = sqlx::query_as!(
         Row,
         r#"update job
            set state = 'running', worker = $1, attempt = attempt + 1, fence = fence + 1, claimed_at = clock_timestamp()
@@ -86,7 +89,7 @@ pub(crate) async fn claim(
                limit $4
            ))
            returning id, kind, args as "args: Json<Box<RawValue>>", attempt, max_attempts, timeout_ms, fence, trace,
-                     owner, cancel_requested, extract(epoch from clock_timestamp() - run_at)::float8 * 1000 as "waited_ms!""#,
+                     owner, cancel_requested, priority, run_at, claimed_at as "claimed_at!""#,
         worker,
         queue,
         kinds,
@@ -94,21 +97,20 @@ pub(crate) async fn claim(
     )
     .fetch_all(conn)
     .await?;
-    let mut claimed: Vec<Claimed> = rows.into_iter().map(|r| r.claimed(worker)).collect();
     // An update returns rows in no order.
-    claimed.sort_by_key(|c| (std::cmp::Reverse(c.waited), c.key.id));
-    Ok(claimed)
+    rows.sort_unstable_by_key(|r| (r.priority, r.run_at, r.id));
+    Ok(rows.into_iter().map(|r| r.claimed(worker)).collect())
 }
 
 /// As [`claim`], for a kind of which only so many run at a time over all workers. Claims of the kind go one after the
-/// other; a worker that finds the lock taken comes back at its next poll.
+/// other; `None` means that another worker is at it.
 pub(crate) async fn claim_limited(
     conn: &mut PgConnection,
     worker: Uuid,
     queue: &str,
     (kind, limit): &(String, u16),
     n: usize,
-) -> Result<Vec<Claimed>, Error> {
+) -> Result<Option<Vec<Claimed>>, Error> {
     let mut tx = conn.begin().await?;
     // A statement of its own before the count: a snapshot taken before the lock would not see the previous claim.
     let locked = sqlx::query_scalar!(
@@ -118,7 +120,7 @@ pub(crate) async fn claim_limited(
     .fetch_one(&mut *tx)
     .await?;
     if !locked {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let running = sqlx::query_scalar!(
         r#"select count(*) as "running!" from job where state = 'running' and kind = $1"#,
@@ -132,28 +134,38 @@ pub(crate) async fn claim_limited(
         n => claim(&mut tx, worker, queue, std::slice::from_ref(kind), n).await?,
     };
     tx.commit().await?;
-    Ok(claimed)
+    Ok(Some(claimed))
 }
 
 /// How long until the next job of these kinds is due; `None` when none is waiting. Nothing when one is due already: it has
-/// become so since the claim, and a look at later times only would miss it.
+/// become so since the claim, and a look at later times only would miss it. Of kinds with a limit only the later times
+/// count: what is due may have to wait for the end of another one.
 pub(crate) async fn next_due(
     conn: &mut PgConnection,
     queue: &str,
-    kinds: &[String],
+    kinds: &Kinds,
 ) -> Result<Option<Duration>, Error> {
+    let limited: Vec<String> = kinds.limited.iter().map(|(kind, _)| kind.clone()).collect();
     let ms = sqlx::query_scalar!(
-        r#"select min(extract(epoch from next.run_at - clock_timestamp()))::float8 * 1000 as ms
+        r#"select extract(epoch from min(next.run_at) - clock_timestamp())::float8 * 1000 as ms
            from generate_series(0, 3) as level (priority)
            cross join lateral (
-               select run_at from job
-               where state = 'ready' and queue = $1 and priority = level.priority and kind = any($2)
-               order by run_at
-               limit 1
+               (select run_at from job
+                where state = 'ready' and queue = $1 and priority = level.priority and kind = any($2)
+                  and cardinality($2) > 0
+                order by run_at
+                limit 1)
+               union all
+               (select run_at from job
+                where state = 'ready' and queue = $1 and priority = level.priority and kind = any($3)
+                  and run_at > now() and cardinality($3) > 0
+                order by run_at
+                limit 1)
            ) as next
            where not exists (select from queue where name = $1 and paused_at is not null)"#,
         queue,
-        kinds
+        &kinds.free,
+        &limited,
     )
     .fetch_one(conn)
     .await?;

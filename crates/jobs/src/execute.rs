@@ -13,7 +13,7 @@ use crate::{
     JobContext, JobError,
     ack::{Ack, Back, Final, Key, Pending, When},
     claim::Claimed,
-    handler::{Handler, Outcome},
+    handler::{COMPLETED, Handler, Outcome},
     held::HeldJob,
     lease::Session,
 };
@@ -82,19 +82,19 @@ pub(crate) async fn run(
         let (ended, stop) = if job.cancel_requested {
             (Ended::Dropped, Some(Stop::Cancelled))
         } else {
-            metrics::gauge!("jobs_running", "kind" => job.kind.clone()).increment(1);
+            handler.metrics().running.increment(1);
             let work =
                 AssertUnwindSafe(async { (handler.run)(context.clone(), &job.args).await }).catch_unwind();
             let ended = supervise(work, job.timeout, &held, &session, &stops, &token).await;
-            metrics::gauge!("jobs_running", "kind" => job.kind.clone()).decrement(1);
+            handler.metrics().running.decrement(1);
             ended
         };
         token.cancel();
         let (ack, outcome) = decide(&job, &context, ended, stop);
-        let kind = job.kind.clone();
-        metrics::counter!("job_attempts_total", "kind" => kind.clone(), "outcome" => outcome).increment(1);
-        metrics::histogram!("job_duration_seconds", "kind" => kind).record(begun.elapsed().as_secs_f64());
-        tracing::debug!(outcome, ms = begun.elapsed().as_millis() as u64, "attempt ended");
+        let took = begun.elapsed();
+        handler.metrics().count(outcome);
+        handler.metrics().duration.record(took.as_secs_f64());
+        tracing::debug!(outcome, ms = took.as_millis() as u64, "attempt ended");
         ack.map(|ack| Pending { ack, _held: held })
     }
     .instrument(span)
@@ -146,9 +146,9 @@ fn decide(
     let error = match (ended, stop) {
         (Ended::Ok(_), _) if context.completed_by_handler() => {
             let back = Back::failed(key, backoff(job.attempt), "complete_in was called but not committed");
-            return (Some(Ack::Confirm(back)), "completed");
+            return (Some(Ack::Confirm(back)), COMPLETED);
         }
-        (Ended::Ok(result), _) => return (Some(Ack::Final(Final::completed(key, result))), "completed"),
+        (Ended::Ok(result), _) => return (Some(Ack::Final(Final::completed(key, result))), COMPLETED),
         // The rescuers take care of it.
         (_, Some(Stop::LeaseLost)) => return (None, "lost"),
         (Ended::Panicked(text), _) => JobError::Retry(anyhow::anyhow!("panicked: {text}")),

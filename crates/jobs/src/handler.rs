@@ -1,9 +1,15 @@
 //! What a handler answers, and the table of handlers by kind.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use serde::Serialize;
 use serde_json::{Value, value::RawValue};
 
@@ -45,7 +51,10 @@ type RunFn = dyn Fn(JobContext, &RawValue) -> BoxFuture<'static, Outcome> + Send
 
 pub(crate) struct Handler {
     pub(crate) run: Box<RunFn>,
-    pub(crate) global_limit: Option<u16>,
+    kind: &'static str,
+    queue: &'static str,
+    global_limit: Option<u16>,
+    metrics: OnceLock<KindMetrics>,
 }
 
 impl Handler {
@@ -68,8 +77,52 @@ impl Handler {
             let work = handler(context, job);
             Box::pin(async move { work.await.and_then(|out| result(&out)) })
         };
-        Self { run: Box::new(run), global_limit: J::GLOBAL_LIMIT }
+        Self {
+            run: Box::new(run),
+            kind: J::NAME,
+            queue: J::QUEUE,
+            global_limit: J::GLOBAL_LIMIT,
+            metrics: OnceLock::new(),
+        }
     }
+
+    pub(crate) fn metrics(&self) -> &KindMetrics {
+        self.metrics.get_or_init(|| KindMetrics::new(self.kind))
+    }
+}
+
+/// The metrics of a kind, looked up once: there may be tens of thousands of jobs a second.
+pub(crate) struct KindMetrics {
+    pub(crate) running: Gauge,
+    pub(crate) duration: Histogram,
+    completed: Counter,
+    kind: &'static str,
+}
+
+impl KindMetrics {
+    fn new(kind: &'static str) -> Self {
+        Self {
+            running: gauge!("jobs_running", "kind" => kind),
+            duration: histogram!("job_duration_seconds", "kind" => kind),
+            completed: attempts(kind, COMPLETED),
+            kind,
+        }
+    }
+
+    /// One attempt ended like this.
+    pub(crate) fn count(&self, outcome: &'static str) {
+        if outcome == COMPLETED {
+            self.completed.increment(1);
+        } else {
+            attempts(self.kind, outcome).increment(1);
+        }
+    }
+}
+
+pub(crate) const COMPLETED: &str = "completed";
+
+fn attempts(kind: &'static str, outcome: &'static str) -> Counter {
+    counter!("job_attempts_total", "kind" => kind, "outcome" => outcome)
 }
 
 /// What a handler returned, as it is stored. The work is done when this is called, so a result that cannot be stored
@@ -90,17 +143,35 @@ pub(crate) fn result(out: &impl Serialize) -> Outcome {
 pub(crate) struct Handlers(pub(crate) HashMap<&'static str, Arc<Handler>>);
 
 impl Handlers {
-    /// The kinds that run without a global limit.
-    pub(crate) fn free_kinds(&self) -> Vec<String> {
-        let free = self.0.iter().filter(|(_, h)| h.global_limit.is_none());
-        free.map(|(kind, _)| (*kind).to_owned()).collect()
+    /// Every kind.
+    pub(crate) fn kinds(&self) -> Kinds {
+        Kinds::of(self.0.values().map(AsRef::as_ref))
     }
 
-    /// The kinds that run with one.
-    pub(crate) fn limited_kinds(&self) -> Vec<(String, u16)> {
-        self.0
-            .iter()
-            .filter_map(|(kind, h)| h.global_limit.map(|limit| ((*kind).to_owned(), limit)))
-            .collect()
+    /// The kinds to look for in this queue. Where a kind with a limit lives, only what lives there too: the index does not
+    /// know kinds, so each look for one walks over all jobs of the others. Elsewhere kinds with a limit are left out.
+    pub(crate) fn kinds_of(&self, queue: &str) -> Kinds {
+        let home = Kinds::of(self.0.values().map(AsRef::as_ref).filter(|h| h.queue == queue));
+        if home.limited.is_empty() { Kinds { limited: Vec::new(), ..self.kinds() } } else { home }
+    }
+}
+
+/// Names of kinds, by whether they have a global limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kinds {
+    pub(crate) free: Vec<String>,
+    pub(crate) limited: Vec<(String, u16)>,
+}
+
+impl Kinds {
+    fn of<'h>(handlers: impl Iterator<Item = &'h Handler>) -> Self {
+        let mut kinds = Self { free: Vec::new(), limited: Vec::new() };
+        for handler in handlers {
+            match handler.global_limit {
+                None => kinds.free.push(handler.kind.to_owned()),
+                Some(limit) => kinds.limited.push((handler.kind.to_owned(), limit)),
+            }
+        }
+        kinds
     }
 }

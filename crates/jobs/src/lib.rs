@@ -2,6 +2,7 @@
 
 mod ack;
 mod admin;
+mod buffer;
 mod claim;
 mod context;
 mod cron;
@@ -16,6 +17,7 @@ mod json;
 mod lease;
 mod queue;
 mod settings;
+mod slots;
 mod spec;
 pub mod testing;
 mod view;

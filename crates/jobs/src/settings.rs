@@ -9,9 +9,10 @@ pub struct Settings {
     pub name: String,
     /// The binary's version, for operators.
     pub version: String,
-    /// Jobs at a time for each queue that has no number of its own.
+    /// Jobs at a time, over all queues that have no number of their own. Each queue keeps one of these slots for itself.
+    /// The handlers' pool should have as many connections, if all jobs use the database.
     pub concurrency: usize,
-    /// So many more are claimed and kept at hand while jobs are short; they are handed back when no slot gets free.
+    /// At most so many more are claimed and kept at hand while jobs are short; they are handed back when no slot gets free.
     pub prefetch: usize,
     /// Fallback for lost notifications; spread by a quarter either way.
     pub poll_interval: Duration,
@@ -25,7 +26,7 @@ impl Default for Settings {
             name: "worker".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             concurrency: 10,
-            prefetch: 20,
+            prefetch: 1_000,
             poll_interval: Duration::from_secs(1),
             lease: Duration::from_secs(30),
         }

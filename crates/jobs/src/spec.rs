@@ -13,15 +13,17 @@ use crate::Unique;
 pub trait JobSpec: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Stored with every job; `snake_case`.
     const NAME: &'static str;
-    /// Which queue its jobs go to.
-    const QUEUE: &'static str = "default";
+    /// Which queue its jobs go to: `default`, or one of its own for a kind with a global limit.
+    const QUEUE: &'static str = if Self::GLOBAL_LIMIT.is_some() { Self::NAME } else { "default" };
     /// Who goes first within the queue.
     const PRIORITY: Priority = Priority::Normal;
     /// After so many failed attempts the job is discarded. A worker that dies counts as an attempt.
     const MAX_ATTEMPTS: i16 = 10;
     /// One attempt may take so long.
     const TIMEOUT: Duration = Duration::from_secs(60);
-    /// So many jobs of this kind run at a time, over all workers together.
+    /// So many jobs of this kind run at a time, over all workers together. Such a kind should have a queue of its own, so
+    /// that its waiting jobs stand in nobody's way; in queues other than its own its jobs are found within a third of the
+    /// lease only.
     const GLOBAL_LIMIT: Option<u16> = None;
 
     /// Makes jobs of this kind unique unless [`crate::EnqueueOptions::unique`] says otherwise.

@@ -22,6 +22,7 @@ use crate::{
     held::Held,
     lease::{self, Identity, Session},
     queue::{Queue, Shared},
+    slots::{self, Slots},
     wake::{self, Wakes},
 };
 
@@ -39,7 +40,8 @@ pub struct Worker {
     direct: PgConnectOptions,
     settings: Settings,
     pub(crate) handlers: Handlers,
-    queues: BTreeMap<String, usize>,
+    /// With the number of slots; none: those of the settings.
+    queues: BTreeMap<String, Option<usize>>,
     schedule: Vec<CronLine>,
 }
 
@@ -67,10 +69,10 @@ impl Worker {
         }
     }
 
-    /// Serves a queue with so many jobs at a time. Queues of registered kinds are served anyway, with the number from
-    /// the settings.
+    /// Serves a queue with so many jobs at a time, apart from all others. Queues of registered kinds are served anyway;
+    /// they share the number from the settings.
     pub fn queue(mut self, name: &str, concurrency: usize) -> Self {
-        self.queues.insert(name.to_owned(), concurrency.max(1));
+        self.queues.insert(name.to_owned(), Some(concurrency.max(1)));
         self
     }
 
@@ -83,7 +85,7 @@ impl Worker {
         F: Fn(JobContext, J) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<T, JobError>> + Send + 'static,
     {
-        self.queues.entry(J::QUEUE.to_owned()).or_insert(self.settings.concurrency.max(1));
+        self.queues.entry(J::QUEUE.to_owned()).or_insert(None);
         self.handlers.0.insert(J::NAME, Arc::new(Handler::new(handler)));
         self
     }
@@ -133,10 +135,16 @@ impl Worker {
             last_claim: handle.last_claim.clone(),
         };
         let mut wakes = Wakes { queues: HashMap::new(), held: held.clone() };
-        for (name, concurrency) in &self.queues {
+        let sharing = self.queues.values().filter(|own| own.is_none()).count();
+        let shared_slots = slots::Shared::new(self.settings.concurrency.saturating_sub(sharing));
+        for (name, own) in &self.queues {
             let wake = Arc::new(Notify::new());
             wakes.queues.insert(name.clone(), wake.clone());
-            let queue = Queue::new(shared.clone(), name.clone(), *concurrency, wake);
+            let slots = |freed| match own {
+                Some(own) => Slots::new(*own, None, freed),
+                None => Slots::new(1, Some(shared_slots.clone()), freed),
+            };
+            let queue = Queue::new(shared.clone(), name.clone(), slots, wake);
             lifecycle.spawn("job queue", queue.run());
         }
         // Held until no new work begins: a worker with nothing but a schedule acknowledges nothing and lives on. After

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: figures beside their yardstick, in one run, on services of their own.
 
+mod jobs;
 mod proxy;
 
 use std::process::ExitCode;
@@ -10,7 +11,9 @@ use clap::Subcommand;
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask bench proxy                  what the API adds to the first token
-  cargo xtask bench proxy --requests 2000";
+  cargo xtask bench proxy --requests 2000
+  cargo xtask bench jobs                   the queue beside graphile_worker
+  cargo xtask bench jobs -- --parts drain --jobs 20000 --repetitions 5";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -23,10 +26,13 @@ pub(crate) struct Args {
 enum What {
     /// Time to first token through the API, beside a direct connection to the engine; memory of the idle API
     Proxy(proxy::Args),
+    /// The job queue beside graphile_worker: draining, pick-up, a large backlog, enqueueing, idling
+    Jobs(jobs::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Proxy(args) => proxy::run(args),
+        What::Jobs(args) => jobs::run(args),
     }
 }

@@ -2,16 +2,12 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use crate::common::{Bench, MS, Task, end, eventually, life, pool, quick, short_lease, worker_at};
-use jobs::{EnqueueOptions, JobError, JobSpec, JobState, Priority, Settings};
-use serde::{Deserialize, Serialize};
+use jobs::{EnqueueOptions, JobError, JobState, Priority, Settings};
 use test_support::{FaultProxy, Mode};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,57 +186,6 @@ async fn a_kind_that_this_binary_does_not_know_is_left_for_one_that_does() {
     end(&life).await;
     let job = bench.find(unknown.id()).await;
     assert_eq!((job.state, job.attempt), (JobState::Ready, 0));
-}
-
-#[derive(Serialize, Deserialize)]
-struct Scarce;
-
-impl JobSpec for Scarce {
-    const NAME: &'static str = "scarce";
-    const GLOBAL_LIMIT: Option<u16> = Some(3);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_global_limit_holds_over_all_workers_together() {
-    let bench = Bench::new().await;
-    for _ in 0..20 {
-        jobs::enqueue(&mut bench.conn().await, &Scarce, EnqueueOptions::default()).await.unwrap();
-    }
-    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let life = life(MS(10_000));
-    for _ in 0..3 {
-        let (running, most) = (running.clone(), most.clone());
-        let handler = move |_, _: Scarce| {
-            let (running, most) = (running.clone(), most.clone());
-            async move {
-                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                tokio::time::sleep(MS(20)).await;
-                running.fetch_sub(1, Ordering::SeqCst);
-                Ok::<_, JobError>(())
-            }
-        };
-        bench.worker().register::<Scarce, _, _, _>(handler).start(&life);
-    }
-    eventually("all done", async || bench.number("select count(*) from job_done").await == 20).await;
-    end(&life).await;
-    assert_eq!(most.load(Ordering::SeqCst), 3);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_paused_queue_is_left_alone_until_it_is_resumed() {
-    let bench = Bench::new().await;
-    let mut conn = bench.conn().await;
-    jobs::pause_queue(&mut conn, "default").await.unwrap();
-    let id = bench.enqueue(1).await;
-    let life = life(MS(10_000));
-    bench.worker().register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(())).start(&life);
-    tokio::time::sleep(MS(300)).await;
-    assert_eq!(bench.find(id).await.state, JobState::Ready);
-    let queues = jobs::queues(&mut conn).await.unwrap();
-    assert!(queues[0].paused_at.is_some() && queues[0].ready == 1);
-    jobs::resume_queue(&mut conn, "default").await.unwrap();
-    bench.until(id, JobState::Completed).await;
-    end(&life).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -7,6 +7,7 @@ mod cron;
 mod draining;
 mod enqueueing;
 mod faults;
+mod limits;
 mod operating;
 mod outcomes;
 mod property;
