@@ -1,7 +1,9 @@
 //! `cargo verify`: every check, in three sizes. Each step is a command that one can run alone; the summary names it.
 
 mod clients;
+mod deployment;
 mod own_stack;
+mod python;
 mod steps;
 
 use std::process::ExitCode;

@@ -9,7 +9,7 @@ use devstack::process::output_within;
 use devstack::project::Project;
 use devstack::{System, Unavailable};
 
-use super::{Bench, Outcome, Step, Tier, clients, own_stack};
+use super::{Bench, Outcome, Step, Tier, clients, deployment, own_stack};
 use crate::image::check as check_image;
 use crate::{cargo, prepare};
 
@@ -48,6 +48,7 @@ pub(super) fn steps(tier: Tier, project: &Project) -> Result<Vec<Step>> {
         "cargo stack --detach && cargo stack --try && cargo stack --stop",
         own_stack::run,
     ));
+    steps.push(step("deployment", "cargo verify --only deployment", deployment::run));
     if tier == Tier::Full {
         steps.push(step("dependencies", "cargo deny check", dependencies));
         steps.push(step("clients", "cargo verify --full --only clients", clients::run));
