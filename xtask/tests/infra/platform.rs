@@ -1,11 +1,43 @@
-//! railway.toml and deploy/railway.worker.toml.
+//! Railway: .railway/railway.ts (by what it evaluates to), railway.toml and deploy/railway/worker.toml, held to the same rules.
 
 use std::time::Duration;
 
-use crate::files::{is_command, shutdown_budget, text};
+use config::{ApiConfig, MapVars, UsedBy, VARIABLES, WhenUnset, WorkerConfig};
+use yaml_rust2::Yaml;
+
+use crate::files::{is_command, keys, pairs, shutdown_budget, strings, text, yaml};
 
 const API: &str = "railway.toml";
-const WORKER: &str = "deploy/railway.worker.toml";
+const WORKER: &str = "deploy/railway/worker.toml";
+/// JSON is YAML, too. `cargo verify --only deployment` keeps it equal to railway.ts.
+const EVALUATED: &str = ".railway/evaluated.json";
+
+/// What a service is told, whichever file tells it.
+#[derive(Debug)]
+struct Service {
+    /// `FILE NAME`.
+    from: String,
+    is_api: bool,
+    start: String,
+    before: Vec<String>,
+    health: String,
+    health_timeout: u64,
+    replicas: u64,
+    overlap: u64,
+    draining: u64,
+    restart: (String, u64),
+    build: (String, String),
+}
+
+fn services() -> Vec<Service> {
+    let mut all = vec![from_toml(API), from_toml(WORKER)];
+    for environment in ["production", "staging"] {
+        for name in ["api", "worker"] {
+            all.push(evaluated(environment, name));
+        }
+    }
+    all
+}
 
 /// A value of a file, if it is there. The files are flat, so that this suffices.
 fn find(file: &str, name: &str) -> Option<String> {
@@ -14,59 +46,98 @@ fn find(file: &str, name: &str) -> Option<String> {
     Some(value.trim().trim_matches(['[', ']', '"']).to_owned())
 }
 
-fn value(file: &str, name: &str) -> String {
-    find(file, name).unwrap_or_else(|| panic!("{file}: no {name}"))
+fn from_toml(file: &str) -> Service {
+    let value = |name: &str| find(file, name).unwrap_or_else(|| panic!("{file}: no {name}"));
+    let number =
+        |name: &str| value(name).parse().unwrap_or_else(|_| panic!("{file}: Railway wants a number: {name}"));
+    Service {
+        from: file.to_owned(),
+        is_api: file == API,
+        start: value("startCommand"),
+        before: find(file, "preDeployCommand").into_iter().collect(),
+        health: value("healthcheckPath"),
+        health_timeout: number("healthcheckTimeout"),
+        replicas: number("numReplicas"),
+        overlap: number("overlapSeconds"),
+        draining: number("drainingSeconds"),
+        restart: (value("restartPolicyType"), number("restartPolicyMaxRetries")),
+        build: (value("builder"), value("dockerfilePath")),
+    }
 }
 
-fn number(file: &str, name: &str) -> u64 {
-    value(file, name).parse().unwrap_or_else(|_| panic!("{file}: Railway wants a number: {name}"))
+/// A service as railway.ts describes it.
+fn node(environment: &str, name: &str) -> Yaml {
+    let resources = yaml(EVALUATED)[environment]["resources"].clone();
+    let found = resources.as_vec().unwrap().iter().find(|node| node["name"].as_str() == Some(name)).cloned();
+    found.unwrap_or_else(|| panic!("{environment}: no {name}"))
+}
+
+fn evaluated(environment: &str, name: &str) -> Service {
+    let node = node(environment, name);
+    let deploy = &node["deploy"];
+    let word = |value: &Yaml| value.as_str().unwrap_or_default().to_owned();
+    let number = |value: &Yaml| u64::try_from(value.as_i64().unwrap()).unwrap();
+    Service {
+        from: format!("{EVALUATED} {environment} {name}"),
+        is_api: name == "api",
+        start: word(&deploy["startCommand"]),
+        before: strings(&deploy["preDeployCommand"]),
+        health: word(&deploy["healthcheckPath"]),
+        health_timeout: number(&deploy["healthcheckTimeout"]),
+        replicas: number(&deploy["numReplicas"]),
+        overlap: number(&deploy["overlapSeconds"]),
+        draining: number(&deploy["drainingSeconds"]),
+        restart: (word(&deploy["restartPolicyType"]), number(&deploy["restartPolicyMaxRetries"])),
+        build: (word(&node["build"]["builder"]), word(&node["build"]["dockerfilePath"])),
+    }
 }
 
 #[test]
 fn railway_gives_the_program_the_time_that_it_takes_to_end() {
-    for file in [API, WORKER] {
-        let draining = Duration::from_secs(number(file, "drainingSeconds"));
-        assert!(draining >= shutdown_budget() + Duration::from_secs(5), "{file}");
+    for service in services() {
+        let from = &service.from;
+        assert!(
+            Duration::from_secs(service.draining) >= shutdown_budget() + Duration::from_secs(5),
+            "{from}"
+        );
+        // The new release gets its requests before the old one goes; the worker serves none.
+        assert_eq!(service.overlap > 0, service.is_api, "{from}");
     }
-    assert!(number(API, "overlapSeconds") > 0, "the new release gets its requests before the old one goes");
-    assert_eq!(number(WORKER, "overlapSeconds"), 0);
 }
 
 #[test]
 fn railway_starts_what_the_image_has() {
-    for (file, name, command) in [
-        (API, "startCommand", "api"),
-        (API, "preDeployCommand", "migrate up"),
-        (WORKER, "startCommand", "worker"),
-    ] {
-        let words = value(file, name);
-        let (program, rest) = words.split_once(' ').unwrap();
-        assert!(text("Dockerfile").contains(&format!("ENTRYPOINT [\"{program}\"]")), "{words}");
-        assert_eq!(rest, command);
-        assert!(is_command(rest.split(' ').next().unwrap()), "{words}");
-        assert!(!words.contains('$'), "there is no shell that would expand it: {words}");
-    }
-    for file in [API, WORKER] {
-        assert_eq!(
-            (value(file, "builder"), value(file, "dockerfilePath")),
-            ("DOCKERFILE".into(), "Dockerfile".into())
-        );
+    for service in services() {
+        let expected = if service.is_api { "api" } else { "worker" };
+        let all = service.before.iter().map(|words| (words, "migrate up"));
+        for (words, command) in all.chain([(&service.start, expected)]) {
+            let (program, rest) = words.split_once(' ').unwrap();
+            assert!(text("Dockerfile").contains(&format!("ENTRYPOINT [\"{program}\"]")), "{words}");
+            assert_eq!(rest, command, "{}", service.from);
+            assert!(is_command(rest.split(' ').next().unwrap()), "{words}");
+            assert!(!words.contains('$'), "there is no shell that would expand it: {words}");
+        }
+        assert_eq!(service.build, ("DOCKERFILE".to_owned(), "Dockerfile".to_owned()), "{}", service.from);
     }
 }
 
 #[test]
 fn railway_migrates_once_per_deploy() {
-    assert_eq!(value(API, "preDeployCommand"), "/usr/local/bin/ballast migrate up");
-    assert_eq!(find(WORKER, "preDeployCommand"), None);
+    for service in services() {
+        // The API's deploy does it, in a container of its own.
+        assert_eq!(service.before.len(), usize::from(service.is_api), "{}", service.from);
+    }
 }
 
 #[test]
-fn railway_asks_whether_the_api_is_ready_and_waits_long_enough() {
-    for (file, replicas) in [(API, 2), (WORKER, 1)] {
-        assert_eq!(value(file, "healthcheckPath"), "/readyz");
-        assert!(number(file, "healthcheckTimeout") >= 300, "{file}");
-        assert_eq!(value(file, "restartPolicyType"), "ON_FAILURE");
-        assert_eq!((number(file, "restartPolicyMaxRetries"), number(file, "numReplicas")), (10, replicas));
+fn railway_asks_whether_a_service_is_ready_and_waits_long_enough() {
+    for service in services() {
+        let from = &service.from;
+        assert_eq!(service.health, "/readyz", "{from}");
+        assert!(service.health_timeout >= 300, "{from}");
+        assert_eq!(service.restart, ("ON_FAILURE".to_owned(), 10), "{from}");
+        let wanted = if service.is_api && !from.contains("staging") { 2 } else { 1 };
+        assert_eq!(service.replicas, wanted, "{from}");
     }
 }
 
@@ -78,4 +149,117 @@ fn the_files_say_when_they_end_and_who_owns_the_service_then() {
         }
     }
     assert!(text(API).contains(WORKER), "the API's file says where the worker's is");
+}
+
+#[test]
+fn the_files_have_only_keys_of_railways_schema() {
+    // `BuildConfig` and `DeployConfig` of the package `railway`, which are the published schema's.
+    let known = [
+        (
+            "[build]",
+            "builder buildCommand dockerfilePath nixpacksConfigPath nixpacksPlan nixpacksVersion railpackVersion watchPatterns",
+        ),
+        (
+            "[deploy]",
+            "cronSchedule drainingSeconds healthcheckPath healthcheckTimeout ipv6EgressEnabled limitOverride multiRegionConfig numReplicas \
+             overlapSeconds preDeployCommand region registryCredentials requiredMountPath restartPolicyMaxRetries restartPolicyType runtime \
+             sleepApplication startCommand useLegacyStacker",
+        ),
+    ];
+    for file in [API, WORKER] {
+        let mut section = "";
+        for line in text(file).lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            if let Some((name, _)) = known.iter().find(|(name, _)| *name == line) {
+                section = name;
+                continue;
+            }
+            let key = line.split_once('=').unwrap_or_else(|| panic!("{file}: {line}")).0.trim();
+            let keys = known.iter().find(|(name, _)| *name == section).map_or("", |(_, keys)| *keys);
+            assert!(keys.split_whitespace().any(|known| known == key), "{file}: {section} {key}");
+        }
+    }
+}
+
+/// What a role is given: the value of a literal, and for what only Railway holds an example of the right form.
+fn variables(environment: &str, name: &str) -> MapVars {
+    let mut vars = MapVars::default();
+    for (key, value) in pairs(&node(environment, name)["variables"]) {
+        let variable = VARIABLES.iter().find(|variable| variable.name == key);
+        let variable = variable.unwrap_or_else(|| panic!("{name}: the program knows no {key}"));
+        let value = match value["type"].as_str() {
+            Some("literal") => {
+                value["value"].as_str().unwrap().replace("${{api.RAILWAY_PUBLIC_DOMAIN}}", "api.example.com")
+            }
+            Some("reference") => {
+                let scheme = if key == "REDIS_URL" { "redis" } else { "postgres" };
+                format!("{scheme}://user:word@host.railway.internal/railway")
+            }
+            Some("preserve") if is_required(variable.default) => variable.example.to_owned(),
+            // Off until somebody sets it.
+            Some("preserve") => continue,
+            other => panic!("{name} {key}: {other:?}"),
+        };
+        vars.set(&key, &value);
+    }
+    vars
+}
+
+/// In staging and production.
+fn is_required(default: WhenUnset) -> bool {
+    matches!(default, WhenUnset::Required | WhenUnset::Sample { .. } | WhenUnset::Development(_))
+}
+
+#[test]
+fn every_required_variable_is_set_on_railway_and_the_program_starts_with_them() {
+    for environment in ["production", "staging"] {
+        for (name, used_by) in [("api", UsedBy::Api), ("worker", UsedBy::Worker)] {
+            let set = keys(&node(environment, name)["variables"]);
+            for variable in VARIABLES.iter().filter(|v| v.used_by == UsedBy::Both || v.used_by == used_by) {
+                let required = is_required(variable.default);
+                // A secret that is not listed is planned for deletion.
+                if required || (variable.secret && variable.name != "DATABASE_DIRECT_URL") {
+                    assert!(
+                        set.contains(&variable.name.to_owned()),
+                        "{environment} {name}: {} is missing",
+                        variable.name
+                    );
+                }
+            }
+            let vars = variables(environment, name);
+            let problems = if name == "api" {
+                ApiConfig::from_vars(&vars).err()
+            } else {
+                WorkerConfig::from_vars(&vars).err()
+            };
+            // The placeholders of secrets are none; everything else has to be right.
+            let said = problems.map(|problems| problems.to_string()).unwrap_or_default();
+            for (variable, problem) in
+                said.lines().filter_map(|line| line.strip_prefix("  ")?.split_once(": "))
+            {
+                let secret = VARIABLES.iter().any(|known| known.name == variable && known.secret);
+                assert!(
+                    secret && !problem.contains("is required"),
+                    "{environment} {name}: {variable}: {problem}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn no_secret_is_in_a_file_for_railway() {
+    for environment in ["production", "staging"] {
+        for name in ["api", "worker"] {
+            for (key, value) in pairs(&node(environment, name)["variables"]) {
+                let secret = VARIABLES.iter().any(|variable| variable.name == key && variable.secret);
+                assert!(!secret || value["type"].as_str() != Some("literal"), "{environment} {name}: {key}");
+            }
+            // The code comes from `railway up` alone.
+            assert_eq!(
+                node(environment, name)["source"]["type"].as_str(),
+                Some("empty"),
+                "{environment} {name}"
+            );
+        }
+    }
 }

@@ -126,8 +126,9 @@ fn only_what_ci_passed_is_deployed() {
     assert!(!steps.iter().filter(with_token).any(|step| step["run"].as_str().unwrap().contains("npm")));
     // Without a token there is a notice, and nothing else happens.
     assert!(steps[0]["run"].as_str().unwrap().contains("::notice"));
-    let only_with_a_token =
-        |step: &Yaml| step["if"].as_str().is_some_and(|when| when.ends_with("steps.token.outputs.found == 'true'"));
+    let only_with_a_token = |step: &Yaml| {
+        step["if"].as_str().is_some_and(|when| when.ends_with("steps.token.outputs.found == 'true'"))
+    };
     assert!(steps[1..].iter().all(only_with_a_token));
 }
 
