@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use devstack::process::output_within;
 
+use devstack::Unavailable;
+
 use super::{Bench, Outcome, python};
 use crate::cargo;
 
@@ -17,7 +19,19 @@ const REQUIREMENTS: &str = "deploy/check/requirements.txt";
 /// What railway.ts describes, committed: the tests of `xtask` hold it against the program.
 const EVALUATED: &str = ".railway/evaluated.json";
 
+/// Where nothing can be installed without a question, and nobody is there to answer it, the step is left out: everything in
+/// these files has tests of ours, too.
 pub(super) fn run(bench: &mut Bench) -> Result<Outcome> {
+    match check(bench) {
+        Err(error) if error.is::<Unavailable>() => {
+            let reason = error.to_string();
+            Ok(Outcome::Skipped(reason.lines().next().unwrap_or_default().to_owned()))
+        }
+        other => other,
+    }
+}
+
+fn check(bench: &Bench) -> Result<Outcome> {
     let tools = Tools {
         bin: python::environment(bench, "check", REQUIREMENTS)?,
         root: bench.project.root().to_owned(),
@@ -35,6 +49,14 @@ pub(super) fn run(bench: &mut Bench) -> Result<Outcome> {
     bench.ui.step("compose files");
     let compose = tools.tracked(&["docker-compose*.yml"])?;
     tools.run("check-jsonschema", &["--builtin-schema", "vendor.compose-spec"], &compose)?;
+    bench.ui.step("Prometheus and Grafana");
+    match promtool(&bench.project.data_dir()?)? {
+        Some(promtool) => tools.prometheus(&promtool)?,
+        None => {
+            let remark = "all but Prometheus's files: promtool is missing (Debian, Ubuntu: apt-get install prometheus; macOS: brew install prometheus)";
+            return Ok(Outcome::Skipped(remark.to_owned()));
+        }
+    }
     Ok(Outcome::Passed)
 }
 
@@ -94,4 +116,47 @@ impl Tools {
         }
         Ok(())
     }
+
+    fn prometheus(&self, promtool: &Path) -> Result<()> {
+        let directory = self.root.join("deploy/prometheus");
+        let mut queries = self.command("python", &self.root);
+        queries.args(["deploy/check/dashboard_rules.py", "deploy/grafana/dashboards"]);
+        let out = output_within(&mut queries, Duration::from_secs(60))?;
+        ensure!(out.status.success(), "dashboard_rules.py failed: {}", String::from_utf8_lossy(&out.stderr));
+        let rules = tempfile(&self.bin)?;
+        fs::write(&rules, &out.stdout).context("cannot write the dashboards' queries")?;
+        for arguments in [
+            &["check", "config", "prometheus.yml"][..],
+            &["test", "rules", "alerts.test.yml"],
+            &["check", "rules", rules.to_str().context("a path that is no UTF-8")?],
+        ] {
+            cargo::run_ok(Command::new(promtool).current_dir(&directory).args(arguments))?;
+        }
+        Ok(())
+    }
+}
+
+/// Beside the environment's programs, which is this checkout's own place.
+fn tempfile(bin: &Path) -> Result<PathBuf> {
+    Ok(bin.parent().context("bin is in a directory")?.join("dashboards.rules.json"))
+}
+
+/// Prometheus's own checker. Debian has it in the server's package: that is unpacked, not installed, so that no server starts and
+/// nobody has to be root.
+fn promtool(data: &Path) -> Result<Option<PathBuf>> {
+    if Command::new("promtool").arg("--version").output().is_ok_and(|out| out.status.success()) {
+        return Ok(Some(PathBuf::from("promtool")));
+    }
+    let directory = data.join("promtool");
+    let unpacked = directory.join("usr/bin/promtool");
+    if !unpacked.exists() {
+        fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        let script = "apt-get download --quiet prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb";
+        let mut fetch = Command::new("sh");
+        fetch.current_dir(&directory).args(["-c", script]);
+        if !output_within(&mut fetch, Duration::from_secs(180)).is_ok_and(|out| out.status.success()) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(unpacked))
 }

@@ -5,5 +5,6 @@
 mod compose;
 mod files;
 mod image;
+mod observability;
 mod platform;
 mod workflows;
