@@ -114,7 +114,7 @@ healthy() { # IMAGE SERVICE
     if [ -n "$ids" ]; then
       # shellcheck disable=SC2086 # one word for each container
       states=$(docker inspect --format '{{.State.Status}} {{if .State.Health}}{{.State.Health.Status}}{{end}}' $ids)
-      [ -n "$(grep -v '^running healthy$' <<< "$states")" ] || return 0
+      grep -qv "^running healthy$" <<< "$states" || return 0
       if grep -q '^\(exited\|dead\|restarting\)' <<< "$states"; then break; fi
     fi
     sleep 1
