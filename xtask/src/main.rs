@@ -14,6 +14,7 @@ mod http;
 mod image;
 mod interrupts;
 mod prepare;
+mod rename;
 mod smoke;
 mod stack;
 mod throwaway;
@@ -50,6 +51,8 @@ enum Command {
     Abuse(abuse::Args),
     /// Build the container image and try the compose stack
     Image(image::Args),
+    /// Give the project another name: crate, program, images, documents
+    Rename(rename::Args),
 }
 
 fn main() -> ExitCode {
@@ -74,5 +77,6 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Bench(args) => bench::run(args),
         Command::Abuse(args) => abuse::run(args),
         Command::Image(args) => image::run(args),
+        Command::Rename(args) => rename::run(args),
     }
 }

@@ -40,7 +40,8 @@ fn metrics_of(expression: &str) -> BTreeSet<String> {
         }
         let is_function = c == '(';
         let name = std::mem::take(&mut word);
-        let is_metric = depth == 0 && !in_list && !is_function && (name.contains('_') || OTHERS.contains(&name.as_str()));
+        let is_metric =
+            depth == 0 && !in_list && !is_function && (name.contains('_') || OTHERS.contains(&name.as_str()));
         if is_metric {
             found.insert(name.clone());
         }
@@ -59,7 +60,10 @@ fn metrics_of(expression: &str) -> BTreeSet<String> {
 #[test]
 fn the_metrics_of_an_expression_are_found() {
     let expression = r#"histogram_quantile(0.95, sum by (le, queue_name) (rate(a_seconds_bucket{some_label="x_y"}[5m]))) / up > b_total"#;
-    assert_eq!(metrics_of(expression), BTreeSet::from(["a_seconds_bucket", "b_total", "up"].map(str::to_owned)));
+    assert_eq!(
+        metrics_of(expression),
+        BTreeSet::from(["a_seconds_bucket", "b_total", "up"].map(str::to_owned))
+    );
 }
 
 /// All source text of the program.
@@ -84,16 +88,25 @@ fn sources() -> String {
 #[test]
 fn alerts_and_dashboards_ask_for_what_the_program_measures() {
     let sources = sources();
-    let mut expressions: Vec<String> = rules().iter().map(|rule| rule["expr"].as_str().unwrap().to_owned()).collect();
+    let mut expressions: Vec<String> =
+        rules().iter().map(|rule| rule["expr"].as_str().unwrap().to_owned()).collect();
     for (_, dashboard) in dashboards() {
         for panel in list(&dashboard["panels"]) {
-            expressions.extend(list(&panel["targets"]).iter().map(|target| target["expr"].as_str().unwrap().to_owned()));
+            expressions.extend(
+                list(&panel["targets"]).iter().map(|target| target["expr"].as_str().unwrap().to_owned()),
+            );
         }
     }
     assert!(expressions.len() > 40, "{}", expressions.len());
     for name in expressions.iter().flat_map(|expression| metrics_of(expression)) {
-        let base = ["_bucket", "_count", "_sum"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(&name);
-        assert!(OTHERS.contains(&base) || sources.contains(&format!("\"{base}\"")), "nothing measures {name}");
+        let base = ["_bucket", "_count", "_sum"]
+            .iter()
+            .find_map(|suffix| name.strip_suffix(suffix))
+            .unwrap_or(&name);
+        assert!(
+            OTHERS.contains(&base) || sources.contains(&format!("\"{base}\"")),
+            "nothing measures {name}"
+        );
     }
 }
 
@@ -118,7 +131,8 @@ fn every_alert_has_a_test_and_a_page_that_says_what_to_do() {
 
 #[test]
 fn dashboards_can_be_told_apart_and_use_the_source_that_is_provisioned() {
-    let source = yaml("deploy/grafana/provisioning/datasources/prometheus.yml")["datasources"][0]["uid"].clone();
+    let source =
+        yaml("deploy/grafana/provisioning/datasources/prometheus.yml")["datasources"][0]["uid"].clone();
     let mut uids = BTreeSet::new();
     let mut names = Vec::new();
     for (file, dashboard) in dashboards() {
