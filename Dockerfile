@@ -6,10 +6,10 @@
 #
 # gcc, which the base image has, is all that the crates with C code ask for.
 
-# ---- The tool that builds the dependencies as a layer of their own.
+# ---- Tools: one builds the dependencies as a layer of their own, one writes their list into the binary, where scanners find it.
 FROM rust:1.95-slim-bookworm AS chef
 # Without optimisation: it runs twice for a second, and this way it is built in half a minute.
-RUN CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-chef --locked --debug --version 0.1.78
+RUN CARGO_PROFILE_DEV_DEBUG=0 cargo install --locked --debug cargo-chef@0.1.78 cargo-auditable@0.7.7
 WORKDIR /build
 
 # ---- What the dependencies are: changes only with a manifest or the lockfile.
@@ -23,7 +23,7 @@ COPY --from=plan /build/recipe.json recipe.json
 RUN cargo chef cook --locked --profile "$PROFILE" --package ballast --recipe-path recipe.json
 # ---- Our own crates. Migrations and checked queries are compiled in: no database is needed here, no file at run time.
 COPY . .
-RUN cargo build --locked --profile "$PROFILE" --package ballast --bin ballast \
+RUN cargo auditable build --locked --profile "$PROFILE" --package ballast --bin ballast \
     && install -D --mode=755 "target/$PROFILE/ballast" /out/ballast
 
 # ---- libc, CA certificates, time zones, and the binary: no shell, no package manager.

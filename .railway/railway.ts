@@ -95,5 +95,22 @@ export default defineRailway((ctx) => {
     },
   });
 
-  return project("ballast", { resources: [db, cache, api, worker] });
+  // Once a week, on Sunday at three (UTC), beside the daily snapshots that Railway makes of the volume.
+  const backup = service("backup", {
+    source,
+    build: { ...build, dockerfilePath: "deploy/backup/Dockerfile" },
+    start: "/usr/local/bin/backup dump",
+    // It ends by itself; a failed one is seen in the dashboard and tried again next week, or by hand.
+    deploy: { cronSchedule: "0 3 * * 0", restartPolicyType: "NEVER" },
+    env: {
+      DATABASE_URL: db.env.DATABASE_URL,
+      S3_ENDPOINT: preserve(),
+      S3_BUCKET: preserve(),
+      S3_REGION: preserve(),
+      S3_ACCESS_KEY_ID: preserve(),
+      S3_SECRET_ACCESS_KEY: preserve(),
+    },
+  });
+
+  return project("ballast", { resources: [db, cache, api, worker, ...(production ? [backup] : [])] });
 });

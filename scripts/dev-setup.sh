@@ -50,7 +50,7 @@ fi
 if ! command -v cc > /dev/null; then
   say "A C compiler is missing"
   if [ "$(uname)" = Darwin ]; then
-    printf 'Run `xcode-select --install`, then come again.\n' >&2
+    printf 'Run "xcode-select --install", then come again.\n' >&2
     exit 2
   fi
   sudo=''

@@ -41,6 +41,17 @@ fn the_two_dockerfiles_differ_in_their_command_alone() {
 }
 
 #[test]
+fn the_backup_image_is_built_from_the_same_stages() {
+    let stages = |name: &str| {
+        let text = text(name);
+        let from = text.find("# ---- Tools").unwrap();
+        let to = text.rfind("\n# ---- ").unwrap();
+        text[from..to].to_owned()
+    };
+    assert_eq!(stages("deploy/backup/Dockerfile"), stages("Dockerfile"));
+}
+
+#[test]
 fn the_image_runs_as_a_user_by_number_who_is_not_root() {
     let user = only("USER");
     let ids: Vec<u32> = user.split(':').map(|id| id.parse().unwrap()).collect();
@@ -109,7 +120,7 @@ fn dependencies_are_built_before_our_sources_are_copied() {
     let find = |what: &str| {
         all.iter().rposition(|(_, rest)| rest.contains(what)).unwrap_or_else(|| panic!("no {what}"))
     };
-    let (cook, sources, build) = (find("cargo chef cook"), find(". ."), find("cargo build"));
+    let (cook, sources, build) = (find("cargo chef cook"), find(". ."), find("cargo auditable build"));
     assert!(cook < sources && sources < build);
     for step in [cook, build] {
         assert!(all[step].1.contains("--locked --profile \"$PROFILE\" --package ballast"), "{:?}", all[step]);

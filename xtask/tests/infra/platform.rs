@@ -263,3 +263,22 @@ fn no_secret_is_in_a_file_for_railway() {
         }
     }
 }
+
+#[test]
+fn backups_are_made_every_week_and_only_in_production() {
+    let backup = node("production", "backup");
+    assert_eq!(backup["deploy"]["startCommand"].as_str(), Some("/usr/local/bin/backup dump"));
+    assert!(text("deploy/backup/Dockerfile").contains("ENTRYPOINT [\"/usr/local/bin/backup\"]"));
+    assert_eq!(backup["build"]["dockerfilePath"].as_str(), Some("deploy/backup/Dockerfile"));
+    // Railway's cron: UTC, and a service that ends is not started again.
+    let schedule = backup["deploy"]["cronSchedule"].as_str().unwrap();
+    assert_eq!(schedule.split(' ').count(), 5);
+    assert_eq!(backup["deploy"]["restartPolicyType"].as_str(), Some("NEVER"));
+    // What the script asks for is what the service has.
+    let set = keys(&backup["variables"]);
+    for name in
+        ["DATABASE_URL", "S3_ENDPOINT", "S3_BUCKET", "S3_REGION", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"]
+    {
+        assert!(set.contains(&name.to_owned()) && text("deploy/backup/backup.sh").contains(name), "{name}");
+    }
+}

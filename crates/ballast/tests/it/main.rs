@@ -9,6 +9,7 @@ mod ai;
 mod api_keys;
 mod auth;
 mod boot;
+mod backup;
 mod cli;
 mod credentials;
 mod dependencies;
