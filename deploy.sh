@@ -29,6 +29,7 @@ Environment:
   VERSION        tag of the image (default: the commit, with -dirty when it was changed)
   USE_REGISTRY   true: pull REGISTRY/ballast:VERSION instead of building
   REGISTRY       where images are (with USE_REGISTRY)
+  BUILD          false: take the image ballast:VERSION that is on this machine, and build nothing
   PROFILE        cargo profile of the build: release (default) or local (faster)
   ENV_FILE       default .env.production: cp .env.production.example .env.production; ballast keygen; POSTGRES_PASSWORD, REDIS_PASSWORD
   EDGE_DIR       default .edge: names and certificates of the edge; made from deploy/nginx/site when it is not there
@@ -99,6 +100,8 @@ get_image() { # IMAGE
   if [ "${USE_REGISTRY:-false}" = true ]; then
     say "pulling $1"
     docker pull "$1" || fail "no image $1; nothing was changed"
+  elif [ "${BUILD:-true}" = false ]; then
+    docker image inspect "$1" > /dev/null 2>&1 || fail "no image $1 on this machine; nothing was changed"
   else
     say "building $1"
     docker build --tag "$1" --build-arg "PROFILE=${PROFILE:-release}" --build-arg "VERSION=$VERSION" \
@@ -166,19 +169,19 @@ replace() { # IMAGE
   old_image=$(recorded image)
   if [ "$old" = blue ]; then new=green; else new=blue; fi
 
-  say "starting api-$new beside ${old:+api-}${old:-nothing}"
+  say "starting api-$new${old:+ beside api-$old}"
   end_colour "$image" "$new"
   compose "$image" up --detach --no-deps "api-$new"
   if ! healthy "$image" "api-$new"; then
     end_colour "$image" "$new"
-    fail "the new release does not become ready; ${old:+the old one serves as before}"
+    fail "the new release does not become ready${old:+; the old one serves as before}"
   fi
 
   say "turning the edge to api-$new"
   if ! point_edge_at "$image" "$new" || ! smoke; then
     [ -z "$old" ] || point_edge_at "$image" "$old" || :
     end_colour "$image" "$new"
-    fail "the new release does not answer at the edge as it should; ${old:+the old one serves again}"
+    fail "the new release does not answer at the edge as it should${old:+; the old one serves again}"
   fi
 
   say "replacing the worker"
@@ -189,7 +192,7 @@ replace() { # IMAGE
       compose "$old_image" up --detach --no-deps worker
     fi
     end_colour "$image" "$new"
-    fail "the new worker does not become ready; ${old:+the old release serves again}"
+    fail "the new worker does not become ready${old:+; the old release serves again}"
   fi
 
   printf 'colour=%s\nimage=%s\nprevious=%s\nsince=%s\n' "$new" "$image" "$old_image" "$(date -u +%FT%TZ)" > "$state"

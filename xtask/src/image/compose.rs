@@ -1,6 +1,6 @@
 //! The compose stack under a name of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -62,7 +62,7 @@ impl Compose {
         &self.profile
     }
 
-    fn image(&self) -> String {
+    pub(super) fn image(&self) -> String {
         format!("{}:latest", self.project)
     }
 
@@ -111,7 +111,7 @@ impl Compose {
         output(self.command().args(arguments))
     }
 
-    fn docker(&self, arguments: &[&str]) -> Result<String> {
+    pub(super) fn docker(&self, arguments: &[&str]) -> Result<String> {
         output(Command::new(&self.docker).args(arguments))
     }
 
@@ -169,6 +169,16 @@ impl Compose {
         let _ = output_within(&mut down, STOP_TIMEOUT);
         // The layers stay in the build cache.
         let _ = self.docker(&["image", "rm", &self.image()]);
+    }
+
+    /// Where the checkout is.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The name that everything of this run bears.
+    pub(super) fn project(&self) -> &str {
+        &self.project
     }
 
     pub(super) fn how_to_end(&self) -> String {

@@ -1,10 +1,13 @@
 //! `cargo xtask image`: builds the container image, starts the compose stack beside whatever runs, and tries what the
 //! README promises of it: the main job over HTTP, one set of limits over three replicas, a user that is not root, a
-//! read-only file system, size, memory, the time to get ready, an orderly end on SIGTERM.
+//! read-only file system, size, memory, the time to get ready, an orderly end on SIGTERM. Then the production stack: a
+//! rolling update under load, and everything that makes `deploy.sh` take itself back.
 //!
 //! Project, image tag and ports are its own, so a stack that somebody uses is not touched, and everything is gone afterwards.
 
 mod compose;
+mod load;
+mod production;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -49,25 +52,28 @@ pub(crate) struct Args {
     /// Leave the stack running
     #[arg(long)]
     keep: bool,
+    /// Keep the image under this name
+    #[arg(long, value_name = "NAME:TAG")]
+    tag: Option<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     interrupts::listen(false)?;
     let ui = Ui::new();
-    check(&Project::find()?, &args.profile, args.keep, &ui)?;
+    check(&Project::find()?, &args.profile, args.keep, args.tag.as_deref(), &ui)?;
     ui.step("the image is fine");
     Ok(ExitCode::SUCCESS)
 }
 
 /// The whole check; [`devstack::Unavailable`] where there is no Docker.
-pub(crate) fn check(project: &Project, profile: &str, keep: bool, ui: &Ui) -> Result<()> {
+pub(crate) fn check(project: &Project, profile: &str, keep: bool, tag: Option<&str>, ui: &Ui) -> Result<()> {
     let mut compose = Compose::find(project, profile)?;
     let Some(_lock) = Lock::try_acquire(&lock(project)?)? else {
         bail!("another `cargo xtask image` of this checkout is running");
     };
     // What a killed run left.
     compose.down();
-    let outcome = try_all(&mut compose, ui);
+    let outcome = try_all(&mut compose, tag, ui);
     if keep {
         ui.step(&format!("left running; the end of it: {}", compose.how_to_end()));
     } else {
@@ -80,8 +86,11 @@ fn lock(project: &Project) -> Result<PathBuf> {
     Ok(project.data_dir()?.join("image.lock"))
 }
 
-fn try_all(compose: &mut Compose, ui: &Ui) -> Result<()> {
+fn try_all(compose: &mut Compose, tag: Option<&str>, ui: &Ui) -> Result<()> {
     build(compose, ui)?;
+    if let Some(tag) = tag {
+        compose.docker(&["tag", &compose.image(), tag])?;
+    }
     // As after `cp .env.example .env`: every name is there, some with nothing behind the `=`.
     compose.use_env_file(Some(".env.example"));
     up(compose, &[], ui)?;
@@ -101,7 +110,10 @@ fn try_all(compose: &mut Compose, ui: &Ui) -> Result<()> {
     let ports = compose.containers("api")?.iter().map(|id| compose.port(id)).collect::<Result<Vec<_>>>()?;
     ensure!(ports.len() == usize::from(REPLICAS), "{} replicas of the API, not {REPLICAS}", ports.len());
     smoke::run(ports[0], &demo, ui)?;
-    one_limit(&ports, ui)
+    one_limit(&ports, ui)?;
+    // Two stacks at a time are too much for a small machine.
+    compose.run(&["--progress", "quiet", "down", "--volumes", "--timeout", "20"])?;
+    production::check(compose, ui)
 }
 
 fn build(compose: &Compose, ui: &Ui) -> Result<()> {

@@ -50,13 +50,11 @@ fn check(bench: &Bench) -> Result<Outcome> {
     let compose = tools.tracked(&["docker-compose*.yml"])?;
     tools.run("check-jsonschema", &["--builtin-schema", "vendor.compose-spec"], &compose)?;
     bench.ui.step("Prometheus and Grafana");
-    match promtool(&bench.project.data_dir()?)? {
-        Some(promtool) => tools.prometheus(&promtool)?,
-        None => {
-            let remark = "all but Prometheus's files: promtool is missing (Debian, Ubuntu: apt-get install prometheus; macOS: brew install prometheus)";
-            return Ok(Outcome::Skipped(remark.to_owned()));
-        }
-    }
+    let Some(promtool) = promtool(&bench.project.data_dir()?)? else {
+        let remark = "all but Prometheus's files: promtool is missing (Debian, Ubuntu: apt-get install prometheus; macOS: brew install prometheus)";
+        return Ok(Outcome::Skipped(remark.to_owned()));
+    };
+    tools.prometheus(&promtool)?;
     Ok(Outcome::Passed)
 }
 

@@ -179,7 +179,7 @@ fn dependencies(bench: &mut Bench) -> Result<Outcome> {
 }
 
 fn image(bench: &mut Bench) -> Result<Outcome> {
-    match check_image(&bench.project, "local", false, &bench.ui) {
+    match check_image(&bench.project, "local", false, None, &bench.ui) {
         Ok(()) => Ok(Outcome::Passed),
         Err(error) if error.is::<Unavailable>() => {
             let reason = error.to_string();

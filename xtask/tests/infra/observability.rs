@@ -48,7 +48,6 @@ fn metrics_of(expression: &str) -> BTreeSet<String> {
         match c {
             '{' | '[' => depth += 1,
             '}' | ']' => depth = depth.saturating_sub(1),
-            '(' if name == "by" => in_list = true,
             ')' => in_list = false,
             _ if name == "by" => in_list = true,
             _ => {}
