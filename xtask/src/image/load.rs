@@ -103,7 +103,7 @@ impl Tally {
 
     /// A stream of some ten seconds: longer than the new release takes, shorter than the grace of the old one.
     fn stream(&self, port: u16, key: &str, number: u32) {
-        let body = r#"{"model":"sim-small","stream":true,"messages":[{"role":"user","content":"[[sim tokens=100 interval=100ms]] go on"}]}"#;
+        let body = r#"{"model":"sim-small","stream":true,"messages":[{"role":"user","content":"[[sim tokens=100 token-interval-ms=100]] go on"}]}"#;
         let answer =
             http::request(port, "POST", "/v1/chat/completions", &headers(key, &address(number + 100)), body);
         match answer {
@@ -124,6 +124,8 @@ impl Tally {
 
     fn failed(&self, what: &str) {
         self.failures.lock().expect("no thread panicked").push(what.to_owned());
+        // What fails at once is not tried again at once.
+        thread::sleep(Duration::from_millis(200));
     }
 }
 
