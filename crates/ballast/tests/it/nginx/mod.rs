@@ -117,7 +117,7 @@ fn configure(dir: &Path, replicas: &[u16], (tls, plain, http): (u16, u16, u16), 
     let at = dir.display();
     let servers: Vec<String> = replicas
         .iter()
-        .map(|port| format!("    server 127.0.0.1:{port} max_fails=3 fail_timeout=10s;\n"))
+        .map(|port| format!("server 127.0.0.1:{port} max_fails=3 fail_timeout=10s;\n"))
         .collect();
     let temp: Vec<String> = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
@@ -135,14 +135,17 @@ fn configure(dir: &Path, replicas: &[u16], (tls, plain, http): (u16, u16, u16), 
     copy("answers.conf", &[], "");
     copy("problem.conf", &[], "");
     let changes = [
-        ("    server api-1:8080 max_fails=3 fail_timeout=10s;\n", ""),
-        ("    server api-2:8080 max_fails=3 fail_timeout=10s;\n", &servers.concat()),
         ("    listen [::]:80 default_server;\n", ""),
         ("    listen [::]:443 ssl default_server;\n", ""),
         ("listen 80", &format!("listen 127.0.0.1:{http}")),
         ("listen 443", &format!("listen 127.0.0.1:{tls}")),
     ];
     copy("site/http.conf", &changes, &(temp.concat() + more));
+    let sample_servers = [
+        ("server api-1:8080 max_fails=3 fail_timeout=10s;\n", ""),
+        ("server api-2:8080 max_fails=3 fail_timeout=10s;\n", &servers.concat()),
+    ];
+    copy("site/replicas.conf", &sample_servers, "");
     let (listen, more) = if takes_http2_in_listen(program) {
         (format!("listen 127.0.0.1:{tls} ssl http2"), String::new())
     } else {
