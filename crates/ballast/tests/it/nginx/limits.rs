@@ -75,7 +75,7 @@ async fn nginx_limits_the_requests_that_one_address_has_open() {
     }
     // nginx counts a request when it has read its head.
     let mut refused = exchange(nginx.plain, head.as_bytes(), MS(500)).await;
-    for _ in 0..20 {
+    for _ in 0..80 {
         if refused.status() == 429 {
             break;
         }
