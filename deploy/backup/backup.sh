@@ -70,13 +70,13 @@ bucket() {
 s3() { # curl options..., address inside the bucket
   local path=${*: -1}
   curl --config "$work/curl.conf" --silent --show-error --fail --retry 3 --connect-timeout 10 --max-time 3600 \
-    --header 'x-amz-content-sha256: UNSIGNED-PAYLOAD' "${@:1:$#-1}" "${S3_ENDPOINT%/}/$S3_BUCKET/$path"
+    --header 'x-amz-content-sha256: UNSIGNED-PAYLOAD' "${@:1:$#-1}" "${S3_ENDPOINT%/}/$S3_BUCKET/${path#/}"
 }
 put() { s3 --output /dev/null --upload-file "$1" "$S3_PREFIX$2"; }
 get() { s3 --output "$1" "$S3_PREFIX$2"; }
 names() { # of complete backups, oldest first: the manifest is written last
   local encoded=${S3_PREFIX//\//%2F}
-  s3 "?list-type=2&prefix=$encoded" | tr '<' '\n' | sed -n "s|^Key>${S3_PREFIX}\(.*\)\.manifest\$|\1|p" | LC_ALL=C sort
+  s3 "/?list-type=2&prefix=$encoded" | tr '<' '\n' | sed -n "s|^Key>${S3_PREFIX}\(.*\)\.manifest\$|\1|p" | LC_ALL=C sort
 }
 newest() {
   local name

@@ -11,9 +11,7 @@ use std::{
 use axum::{
     Router,
     body::Bytes,
-    extract::{Path as UrlPath, Query, State},
-    http::{HeaderMap, StatusCode},
-    routing::get,
+    http::{HeaderMap, Method, StatusCode, Uri},
 };
 use sqlx::AssertSqlSafe;
 use tokio::net::TcpListener;
@@ -38,43 +36,47 @@ fn signed(headers: &HeaderMap) -> bool {
         && authorization.contains("/eu-test-1/s3/")
 }
 
+/// `PUT /backups/KEY`, `GET /backups/KEY` and `GET /backups/?list-type=2&prefix=...`.
+fn serve(
+    objects: &Objects,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<Bytes, StatusCode> {
+    let key = uri.path().strip_prefix("/backups/").ok_or(StatusCode::NOT_FOUND)?;
+    if !signed(headers) {
+        return Err(StatusCode::FORBIDDEN);
+    }
+    let mut objects = objects.lock().unwrap();
+    if method == Method::PUT {
+        objects.insert(key.to_owned(), body);
+        return Ok(Bytes::new());
+    }
+    if !key.is_empty() {
+        return objects.get(key).cloned().ok_or(StatusCode::NOT_FOUND);
+    }
+    let prefix = uri
+        .query()
+        .and_then(|query| query.strip_prefix("list-type=2&prefix="))
+        .ok_or(StatusCode::BAD_REQUEST)?;
+    let prefix = prefix.replace("%2F", "/");
+    let mut list = "<?xml version=\"1.0\"?><ListBucketResult>".to_owned();
+    for key in objects.keys().filter(|key| key.starts_with(&prefix)) {
+        list.push_str(&["<Contents><Key>", key, "</Key></Contents>"].concat());
+    }
+    Ok((list + "</ListBucketResult>").into())
+}
+
 impl Bucket {
     async fn start() -> Self {
         let objects = Objects::default();
-        let put = async |State(objects): State<Objects>,
-                         UrlPath(key): UrlPath<String>,
-                         headers: HeaderMap,
-                         body: Bytes| {
-            if !signed(&headers) {
-                return StatusCode::FORBIDDEN;
-            }
-            objects.lock().unwrap().insert(key, body);
-            StatusCode::OK
-        };
-        let fetch =
-            async |State(objects): State<Objects>, UrlPath(key): UrlPath<String>, headers: HeaderMap| {
-                if !signed(&headers) {
-                    return Err(StatusCode::FORBIDDEN);
-                }
-                objects.lock().unwrap().get(&key).cloned().ok_or(StatusCode::NOT_FOUND)
-            };
-        let list = async |State(objects): State<Objects>,
-                          Query(query): Query<BTreeMap<String, String>>,
-                          headers: HeaderMap| {
-            if !signed(&headers) || query["list-type"] != "2" {
-                return Err(StatusCode::FORBIDDEN);
-            }
-            let objects = objects.lock().unwrap();
-            let keys = objects.keys().filter(|key| key.starts_with(&query["prefix"]));
-            let contents: String = keys.map(|key| format!("<Contents><Key>{key}</Key></Contents>")).collect();
-            Ok(format!("<?xml version=\"1.0\"?><ListBucketResult>{contents}</ListBucketResult>"))
-        };
-        let router = Router::new()
-            .route("/backups", get(list))
-            .route("/backups/", get(list))
-            .route("/backups/{*key}", get(fetch).put(put))
-            .layer(axum::extract::DefaultBodyLimit::disable())
-            .with_state(objects.clone());
+        let shared = objects.clone();
+        let router =
+            Router::new().fallback(async move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
+                serve(&shared, &method, &uri, &headers, body)
+            });
+        let router = router.layer(axum::extract::DefaultBodyLimit::disable());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -175,7 +177,8 @@ async fn a_damaged_backup_is_told_and_a_database_with_tables_is_not_restored_int
     // One byte is enough.
     {
         let mut objects = bucket.objects.lock().unwrap();
-        let dump = objects.iter_mut().find(|(key, _)| key.ends_with(".dump")).unwrap().1;
+        // The dump is first: its manifest has the same name, and `.manifest` behind it.
+        let dump = objects.values_mut().next().unwrap();
         let mut bytes = dump.to_vec();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
