@@ -298,14 +298,25 @@ impl FromRequestParts<AppState> for Anonymous {
 }
 
 impl Anonymous {
+    /// Charges the global limit of this address.
+    pub async fn admit_globally(&self) -> Result<()> {
+        let mut admission = Admission::default();
+        admission.charge(&self.state.limiter.policies().global, format!("ip:{}", self.client.bucket()), 1);
+        self.decide(&admission).await
+    }
+
     /// Charges the global limit of this address, and one unit of `policy` on `subject`.
     pub async fn admit(&self, policy: &Policy, subject: &str) -> Result<()> {
         let mut admission = Admission::default();
         admission.charge(&self.state.limiter.policies().global, format!("ip:{}", self.client.bucket()), 1);
         admission.charge(policy, subject, 1);
-        match self.state.limiter.admit(&admission).await {
+        self.decide(&admission).await
+    }
+
+    async fn decide(&self, admission: &Admission) -> Result<()> {
+        match self.state.limiter.admit(admission).await {
             Decision::Admitted(admitted) => {
-                remember(&self.states, &admission, &admitted);
+                remember(&self.states, admission, &admitted);
                 Ok(())
             }
             Decision::Limited(limited) => Err(Error::limited(&limited)),

@@ -2,7 +2,7 @@
 
 use axum::{
     extract::{FromRequest, FromRequestParts, Request, rejection::JsonRejection},
-    http::{StatusCode, header, request::Parts},
+    http::{HeaderMap, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -18,15 +18,21 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
     #[expect(clippy::disallowed_types, reason = "this is the wrapper that answers problem+json")]
     async fn from_request(request: Request, state: &S) -> Result<Self, Error> {
-        if request.headers().get(header::CONTENT_ENCODING).is_some_and(|v| v != "identity") {
-            let detail = "Compressed request bodies are not accepted.";
-            return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail));
-        }
+        refuse_encoding(request.headers())?;
         match axum::Json::<T>::from_request(request, state).await {
             Ok(axum::Json(body)) => Ok(Self(body)),
             Err(rejection) => Err(refuse(&rejection)),
         }
     }
+}
+
+/// Refuses a compressed body.
+pub fn refuse_encoding(headers: &HeaderMap) -> Result<(), Error> {
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|v| v != "identity") {
+        let detail = "Compressed request bodies are not accepted.";
+        return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail));
+    }
+    Ok(())
 }
 
 fn refuse(rejection: &JsonRejection) -> Error {

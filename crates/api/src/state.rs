@@ -1,13 +1,16 @@
 //! What handlers share.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use config::ApiConfig;
+use anyhow::anyhow;
+use config::{ApiConfig, WebhooksConfig};
 use db::{Database, Redis, SealingKeys};
 use health::Registry;
 use limits::{Limiter, Policies};
 use runtime::{Clock, Lifecycle, MetricsHandle};
+use secrecy::ExposeSecret as _;
 use tracing::Instrument as _;
+use webhooks::Verifier;
 
 use crate::{
     Error, Result,
@@ -43,6 +46,8 @@ pub struct Inner {
     pub marks: Marks,
     /// The AI proxy.
     pub ai: Ai,
+    /// Who may send webhooks.
+    pub webhook_senders: BTreeMap<String, Verifier>,
     /// Health checks.
     pub health: Registry,
     /// Metrics of the process.
@@ -78,6 +83,7 @@ impl AppState {
         let ai = Ai::from_config(&config.ai, &lifecycle, database.clone(), limiter.clone(), clock.clone())?;
         let health = Registry::new(lifecycle.clone(), env!("CARGO_PKG_VERSION"));
         let key_records = crate::auth::KeyRecords::default();
+        let webhook_senders = webhook_senders(&config.webhooks)?;
         let inner = Inner {
             config,
             database,
@@ -89,6 +95,7 @@ impl AppState {
             key_records,
             marks: Marks::default(),
             ai,
+            webhook_senders,
             health,
             metrics,
             lifecycle,
@@ -127,4 +134,16 @@ impl AppState {
             async move { ai.check().await }
         });
     }
+}
+
+fn webhook_senders(config: &WebhooksConfig) -> anyhow::Result<BTreeMap<String, Verifier>> {
+    let mut senders = BTreeMap::new();
+    if !config.stripe.is_empty() {
+        senders.insert("stripe".to_owned(), Verifier::Stripe(config.stripe.clone()));
+    }
+    for (name, secrets) in &config.senders {
+        let secrets = secrets.iter().map(|s| s.expose_secret().parse().map_err(|e| anyhow!("{name}: {e}")));
+        senders.insert(name.clone(), Verifier::Standard(secrets.collect::<anyhow::Result<_>>()?));
+    }
+    Ok(senders)
 }

@@ -101,6 +101,7 @@ const AUTH: &str = "Authentication";
 const CREDENTIALS: &str = "Stored credentials";
 const LIMITS: &str = "Rate limits";
 const ENGINE: &str = "AI engine";
+const HOOKS: &str = "Webhooks";
 const WORK: &str = "Worker";
 const WATCH: &str = "Logs, metrics, traces, errors";
 
@@ -229,6 +230,11 @@ pub const VARIABLES: &[Variable] = &[
         "A comment is sent on a stream that was silent for so long (50ms to 5m)."),
     v(ENGINE, "AI_MAX_BODY_BYTES", Api, Value("8388608"), "8388608",
         "Largest request body on AI routes (1024 to 268435456)."),
+
+    v(HOOKS, "STRIPE_WEBHOOK_SECRET", Api, Optional, "whsec_...",
+        "Signing secret of the endpoint `/v1/webhooks/stripe` in Stripe's dashboard; several, comma-separated, while it is rotated. Unset: the route answers 404.").secret(),
+    v(HOOKS, "WEBHOOK_SECRETS", Api, Optional, "crm=whsec_...,billing=whsec_...",
+        "Senders of Standard Webhooks, comma-separated NAME=SECRET: each may post to `/v1/webhooks/NAME`. A name stands there twice while its secret is rotated.").secret(),
 
     v(WORK, "WORKER_CONCURRENCY", Worker, Value("10"), "10",
         "Jobs at a time in this process, over all queues; each queue keeps one of them for itself (1 to 1000). At most DATABASE_POOL_SIZE where jobs hold a connection for long."),

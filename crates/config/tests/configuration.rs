@@ -119,6 +119,10 @@ fn weak_and_contradicting_values_are_refused() {
         ("CREDENTIAL_PROVIDERS", "Open AI=https://api.openai.com/v1".to_owned()),
         ("CREDENTIAL_PROVIDERS", "openai=ftp://api.openai.com".to_owned()),
         ("CREDENTIAL_PROVIDERS", "a=https://a.example,a=https://b.example".to_owned()),
+        ("STRIPE_WEBHOOK_SECRET", "sk_live_0123456789abcdef".to_owned()),
+        ("WEBHOOK_SECRETS", "stripe=whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
+        ("WEBHOOK_SECRETS", "crm=whsec_c2hvcnQ=".to_owned()),
+        ("WEBHOOK_SECRETS", "../crm=whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
     ];
     for (name, value) in cases {
         let mut vars = production();

@@ -23,6 +23,7 @@ pub mod seal;
 pub mod sessions;
 pub mod usage;
 pub mod users;
+pub mod webhook_events;
 
 pub use database::Database;
 pub use deadpool_redis::redis::{self as redis_client};

@@ -8,10 +8,13 @@ pub mod cleanup;
 pub mod echo;
 pub mod heartbeat;
 pub mod keep_partitions;
+pub mod process_webhook;
 pub mod send_email;
 pub mod usage_rollup;
 
-use job_specs::{CheckCredential, Cleanup, Echo, Heartbeat, KeepPartitions, SendEmail, UsageRollup};
+use job_specs::{
+    CheckCredential, Cleanup, Echo, Heartbeat, KeepPartitions, ProcessWebhook, SendEmail, UsageRollup,
+};
 use jobs::Worker;
 
 use crate::Context;
@@ -31,6 +34,7 @@ pub(crate) fn register(worker: Worker, context: &Context) -> Worker {
         .register::<Echo, _, _, _>(with_context!(echo::run))
         .register::<Heartbeat, _, _, _>(with_context!(heartbeat::run))
         .register::<KeepPartitions, _, _, _>(with_context!(keep_partitions::run))
+        .register::<ProcessWebhook, _, _, _>(with_context!(process_webhook::run))
         .register::<SendEmail, _, _, _>(with_context!(send_email::run))
         .register::<UsageRollup, _, _, _>(with_context!(usage_rollup::run))
 }

@@ -8,6 +8,7 @@ pub mod jobs;
 mod jwks;
 mod me;
 mod root;
+mod webhooks;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -24,4 +25,5 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .merge(api_keys::router())
         .merge(credentials::router())
         .merge(jobs::router())
+        .merge(webhooks::router())
 }

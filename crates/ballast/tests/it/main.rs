@@ -29,3 +29,4 @@ mod smuggling;
 mod telemetry;
 mod tls;
 mod tokens;
+mod webhooks;

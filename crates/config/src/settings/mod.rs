@@ -9,6 +9,7 @@ mod credentials;
 mod limits;
 mod process;
 mod stores;
+mod webhooks;
 mod work;
 
 pub use ai::AiConfig;
@@ -17,6 +18,7 @@ pub use credentials::CredentialsConfig;
 pub use limits::LimitsConfig;
 pub use process::{HttpConfig, RuntimeConfig, ShutdownConfig, TelemetryConfig};
 pub use stores::{DatabaseConfig, RedisConfig, StoresConfig};
+pub use webhooks::WebhooksConfig;
 pub use work::{MailConfig, QueueConfig};
 
 use std::time::Duration;
@@ -54,6 +56,8 @@ pub struct ApiConfig {
     pub limits: LimitsConfig,
     /// AI engine.
     pub ai: AiConfig,
+    /// Webhooks that come in.
+    pub webhooks: WebhooksConfig,
 }
 
 /// Everything `ballast worker` needs.
@@ -92,6 +96,7 @@ impl ApiConfig {
         let credentials = CredentialsConfig::read(r);
         let limits = LimitsConfig::read(r);
         let ai = AiConfig::read(r);
+        let webhooks = WebhooksConfig::read(r);
         Some(Self {
             runtime: runtime?,
             stores: stores?,
@@ -103,6 +108,7 @@ impl ApiConfig {
             credentials: credentials?,
             limits: limits?,
             ai: ai?,
+            webhooks: webhooks?,
         })
     }
 }
