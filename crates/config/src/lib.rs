@@ -18,6 +18,7 @@
 mod keys;
 mod reader;
 mod render;
+mod secrets;
 mod settings;
 mod table;
 mod types;
@@ -26,6 +27,7 @@ mod vars;
 pub use keys::{EncryptionKey, SigningKey, VerifyKey};
 pub use reader::{Problem, Problems};
 pub use render::{configuration_md, env_example, env_production_example};
+pub use secrets::secrets;
 pub use settings::{
     AiConfig, ApiConfig, AuthConfig, CredentialsConfig, DatabaseConfig, HttpConfig, LimitsConfig, MailConfig,
     QueueConfig, RedisConfig, RuntimeConfig, ShutdownConfig, StoresConfig, TelemetryConfig, WebhooksConfig,

@@ -1,6 +1,6 @@
 //! What must never reach a log line, an error report or a trace.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::OnceLock};
 
 /// What stands in the place of a secret.
 pub const REDACTED: &str = "[redacted]";
@@ -28,9 +28,34 @@ pub fn is_sensitive(field: &str) -> bool {
     SENSITIVE.iter().any(|s| name.contains(s)) && !HARMLESS.iter().any(|h| name.contains(h))
 }
 
+/// Shorter ones are not learned: a password such as `ballast` is a part of ordinary words.
+const SHORTEST: usize = 16;
+
+static LEARNED: OnceLock<Vec<String>> = OnceLock::new();
+
+/// Tells which secrets this process was given, once, at its start. From then on they are removed wherever they stand: an
+/// engine that refuses a key likes to quote it, and no pattern knows what that key looks like.
+pub fn learn(secrets: impl IntoIterator<Item = String>) {
+    let long = secrets.into_iter().filter(|secret| secret.len() >= SHORTEST).collect();
+    // A second start in one process (tests) keeps the first ones.
+    let _ = LEARNED.set(long);
+}
+
 /// Removes what looks like a credential from free text: JSON web tokens, bearer headers, API keys of ours (`blst_`) and
 /// of engines (`sk-`), and passwords in URLs.
+/// And the secrets of this process, if they were told to [`learn`].
 pub fn text(input: &str) -> Cow<'_, str> {
+    let learned = LEARNED.get().into_iter().flatten().filter(|secret| input.contains(secret.as_str()));
+    let without = learned.fold(None, |clean: Option<String>, secret| {
+        Some(clean.as_deref().unwrap_or(input).replace(secret.as_str(), REDACTED))
+    });
+    match without {
+        None => patterns(input),
+        Some(clean) => Cow::Owned(patterns(&clean).into_owned()),
+    }
+}
+
+fn patterns(input: &str) -> Cow<'_, str> {
     const MARKS: [&str; 6] = ["eyJ", "blst_", "sk-", "Bearer ", "bearer ", "://"];
     if !MARKS.iter().any(|m| input.contains(m)) {
         return Cow::Borrowed(input);
@@ -112,5 +137,16 @@ mod tests {
         for (input, wanted) in cases {
             assert_eq!(text(input), wanted);
         }
+    }
+
+    #[test]
+    fn secrets_of_the_process_are_removed_whatever_they_look_like() {
+        assert_eq!(text("refused: plain-looking-key-77"), "refused: plain-looking-key-77");
+        learn(["plain-looking-key-77".to_owned(), "ballast".to_owned()]);
+        assert_eq!(
+            text("refused: (plain-looking-key-77), twice plain-looking-key-77x; Bearer abc"),
+            "refused: ([redacted]), twice [redacted]x; Bearer [redacted]"
+        );
+        assert_eq!(text("ballast is an ordinary word"), "ballast is an ordinary word");
     }
 }

@@ -66,6 +66,7 @@ impl Telemetry {
     /// Starts everything that is configured. Call once, at the start of `main`.
     pub fn start(service: &'static str, config: &RuntimeConfig) -> Self {
         crate::install_crypto_provider();
+        redact::learn(config::secrets(&config::EnvVars));
         let sentry = start_sentry(service, config.environment, &config.telemetry);
         let tracer = start_otlp(service, config.environment, &config.telemetry);
         start_logs(service, config.environment, &config.telemetry, sentry.is_some(), tracer.as_ref());

@@ -28,14 +28,14 @@ impl EngineError {
         let Ok(body) = serde_json::from_slice::<Value>(body) else { return error };
         let inner = match body.get("error") {
             Some(Value::String(message)) => {
-                error.message = Some(shorten(message));
+                error.message = Some(clean(message));
                 return error;
             }
             Some(inner @ Value::Object(_)) => inner,
             _ => &body,
         };
         let text = |name| match inner.get(name) {
-            Some(Value::String(text)) => Some(shorten(text)),
+            Some(Value::String(text)) => Some(clean(text)),
             Some(Value::Number(number)) => Some(number.to_string()),
             _ => None,
         };
@@ -59,8 +59,9 @@ impl EngineError {
     }
 }
 
-fn shorten(text: &str) -> String {
-    text.chars().take(2_000).collect()
+/// Without credentials, ours above all: engines quote the key that they refuse.
+fn clean(text: &str) -> String {
+    runtime::redact::text(text).chars().take(2_000).collect()
 }
 
 #[cfg(test)]

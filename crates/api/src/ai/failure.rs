@@ -136,11 +136,11 @@ impl Fault {
                 let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
                 Some(sources.map(ToString::to_string).collect::<Vec<_>>().join(": "))
             }
-            Self::Status(error) => Some(format!(
-                "status {}: {}",
-                error.status,
-                runtime::redact::text(error.message.as_deref().unwrap_or("no message"))
-            )),
+            // The client is told what the engine said of its request; that may quote it, and is none of the log's business.
+            Self::Status(error) if self.is_clients() => Some(format!("status {}", error.status)),
+            Self::Status(error) => {
+                Some(format!("status {}: {}", error.status, error.message.as_deref().unwrap_or("no message")))
+            }
             Self::Unexpected(what) => Some((*what).to_owned()),
             Self::Timeout(timer) => Some(timer.as_str().to_owned()),
             _ => None,

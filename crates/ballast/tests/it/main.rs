@@ -10,6 +10,7 @@ mod api_keys;
 mod auth;
 mod backup;
 mod boot;
+mod canaries;
 mod cli;
 mod credentials;
 mod dependencies;

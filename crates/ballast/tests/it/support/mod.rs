@@ -3,6 +3,7 @@
 mod answer;
 mod app;
 mod certificates;
+mod collector;
 mod deployment;
 mod process;
 mod raw;
@@ -10,6 +11,7 @@ mod raw;
 pub(crate) use answer::Answer;
 pub(crate) use app::{PASSWORD, Persona, TestApp};
 pub(crate) use certificates::{Certificates, certificates};
+pub(crate) use collector::Collector;
 pub(crate) use deployment::{Deployment, metric, ready};
 pub(crate) use process::{Process, free_port};
 pub(crate) use raw::{exchange, exchange_from};

@@ -1,0 +1,136 @@
+//! Every route, as it is meant to be used. A route that is added needs a line here: until then the test says so.
+
+use serde_json::{Value, json};
+use sqlx::PgPool;
+
+use super::{
+    secrets::Class,
+    world::{Tokens, Who, World},
+};
+use crate::support::eventually;
+
+/// Who was made on the way.
+pub(super) struct People {
+    pub(super) user: Tokens,
+    pub(super) admin: Tokens,
+    pub(super) key: Who,
+    pub(super) email: String,
+    pub(super) password: String,
+}
+
+const NONE: Value = Value::Null;
+
+pub(super) async fn every_route_works(w: &mut World, pool: &PgPool, metrics_token: &str) -> People {
+    let nobody = Who::default();
+    for path in [
+        "/",
+        "/.well-known/jwks.json",
+        "/openapi.json",
+        "/docs",
+        "/livez",
+        "/readyz",
+        "/ready",
+        "/startupz",
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/health/startup",
+    ] {
+        w.ok(&nobody, &format!("GET {path}"), &[], NONE).await;
+    }
+    w.ok(&Who::token(metrics_token), "GET /metrics", &[], NONE).await;
+
+    let people = identity(w, pool).await;
+    ai(w, &people.user.who).await;
+    ai(w, &people.key).await;
+    user_jobs(w, &people.user.who).await;
+    administration(w, &people.admin.who).await;
+    people
+}
+
+async fn identity(w: &mut World, pool: &PgPool) -> People {
+    let email = "user@example.com".to_owned();
+    let password = w.register(&email).await;
+    let first = w.log_in(&email, &password).await;
+    let refreshed =
+        w.ok(&Who::default(), "POST /v1/auth/refresh", &[], json!({ "refresh_token": first.refresh })).await;
+    let user = w.learn_tokens(&refreshed);
+    w.ok(&user.who, "GET /v1/me", &[], NONE).await;
+
+    let name = w.secrets.new_value("the name of a key", Class::Content);
+    let made = w.ok(&user.who, "POST /v1/api-keys", &[], json!({ "name": name })).await.json();
+    let key = made["key"].as_str().unwrap().to_owned();
+    w.secrets.learn("an API key", &key, Class::Secret);
+    let other = w.ok(&user.who, "POST /v1/api-keys", &[], json!({ "name": "soon revoked" })).await.json();
+    w.secrets.learn("a revoked API key", other["key"].as_str().unwrap(), Class::Secret);
+    w.ok(&user.who, "DELETE /v1/api-keys/{id}", &[other["id"].as_str().unwrap()], NONE).await;
+    w.ok(&user.who, "GET /v1/api-keys", &[], NONE).await;
+    w.ok(&Who::key(&key), "GET /v1/me", &[], NONE).await;
+
+    let leaving = w.log_in(&email, &password).await;
+    w.ok(&Who::default(), "POST /v1/auth/logout", &[], json!({ "refresh_token": leaving.refresh })).await;
+
+    let admins = w.register("admin@example.com").await;
+    sqlx::query("update users set role = 'admin' where email = 'admin@example.com'")
+        .execute(pool)
+        .await
+        .unwrap();
+    let admin = w.log_in("admin@example.com", &admins).await;
+    People { user, admin, key: Who::key(&key), email, password }
+}
+
+async fn ai(w: &mut World, who: &Who) {
+    let prompt = w.secrets.new_value("a prompt", Class::Content);
+    for stream in [false, true] {
+        let messages = json!([{ "role": "user", "content": prompt }]);
+        let chat = json!({ "model": "sim-small", "messages": messages, "stream": stream });
+        w.ok(who, "POST /v1/chat/completions", &[], chat).await;
+        let response = json!({ "model": "sim-small", "input": prompt, "stream": stream });
+        w.ok(who, "POST /v1/responses", &[], response).await;
+    }
+    w.ok(who, "POST /v1/embeddings", &[], json!({ "model": "sim-embedding", "input": prompt })).await;
+    w.ok(who, "POST /v1/ai/{path}", &["stream"], json!({ "prompt": prompt, "stream": true })).await;
+    w.ok(who, "GET /v1/models", &[], NONE).await;
+    w.ok(who, "GET /v1/models/{id}", &["sim-small"], NONE).await;
+    w.ok(who, "GET /v1/usage", &[], NONE).await;
+}
+
+/// Waits for a job's state.
+async fn until(w: &mut World, who: &Who, operation: &str, id: &str, state: &str) {
+    let patience = std::time::Duration::from_secs(20);
+    eventually(&format!("job {id} is {state}"), patience, async || {
+        w.ok(who, operation, &[id], NONE).await.json()["state"] == state
+    })
+    .await;
+}
+
+async fn user_jobs(w: &mut World, who: &Who) {
+    let message = w.secrets.new_value("a message", Class::Content);
+    let echo = |extra: Value| {
+        let mut args = json!({ "message": message });
+        args.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        json!({ "kind": "echo", "args": args })
+    };
+    let id = |answer: Value| answer["id"].as_str().unwrap().to_owned();
+    let done = id(w.ok(who, "POST /v1/jobs", &[], echo(json!({}))).await.json());
+    until(w, who, "GET /v1/jobs/{id}", &done, "completed").await;
+    w.ok(who, "GET /v1/jobs/{id}/events", &[&done], NONE).await;
+    // One that fails once, and one that is cancelled while it runs.
+    w.ok(who, "POST /v1/jobs", &[], echo(json!({ "fail_times": 1 }))).await;
+    let long = id(w.ok(who, "POST /v1/jobs", &[], echo(json!({ "sleep_ms": 60_000 }))).await.json());
+    w.ok(who, "POST /v1/jobs/{id}/cancel", &[&long], NONE).await;
+    until(w, who, "GET /v1/jobs/{id}", &long, "cancelled").await;
+}
+
+async fn administration(w: &mut World, admin: &Who) {
+    w.ok(admin, "GET /v1/admin/cron", &[], NONE).await;
+    w.ok(admin, "GET /v1/admin/queues", &[], NONE).await;
+    w.ok(admin, "POST /v1/admin/queues/{name}/pause", &["default"], NONE).await;
+    let echo = json!({ "kind": "echo", "args": { "message": "by an administrator" } });
+    let id = w.ok(admin, "POST /v1/admin/jobs", &[], echo).await.json()["id"].as_str().unwrap().to_owned();
+    w.ok(admin, "GET /v1/admin/jobs", &[], NONE).await;
+    w.ok(admin, "GET /v1/admin/jobs/{id}", &[&id], NONE).await;
+    w.ok(admin, "POST /v1/admin/jobs/{id}/cancel", &[&id], NONE).await;
+    w.ok(admin, "POST /v1/admin/jobs/{id}/retry", &[&id], NONE).await;
+    w.ok(admin, "POST /v1/admin/queues/{name}/resume", &["default"], NONE).await;
+}
