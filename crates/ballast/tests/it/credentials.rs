@@ -13,8 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     cli::run,
-    support::{Persona, Process, TestApp, eventually, free_port},
-    telemetry::{bodies, collector},
+    support::{Collector, Persona, Process, TestApp, eventually, free_port},
 };
 
 const GOOD: &str = "sk-canary-0123456789-good";
@@ -340,7 +339,8 @@ async fn dump_of_redis(redis: &TestRedis) -> String {
 async fn a_stored_secret_reaches_no_log_no_error_report_no_answer_and_no_dump() {
     const CANARY: &str = "sk-canary-7f3a-of-a-user";
     let (database, redis) = tokio::join!(TestDatabase::create(), test_redis());
-    let (address, seen) = collector().await;
+    let collector = Collector::start().await;
+    let address = &collector.address;
     let refusing = Sim::start(SimConfig { api_key: Some(GOOD.to_owned()), ..SimConfig::instant() }).await;
     let providers = format!("refusing={}/v1,nowhere=http://127.0.0.1:1/v1", refusing.url());
     let (port, dsn) = (free_port(), format!("http://key@{address}/1"));
@@ -405,7 +405,7 @@ async fn a_stored_secret_reaches_no_log_no_error_report_no_answer_and_no_dump() 
     let (status, _) = all.wait(Duration::from_secs(15)).await;
     assert!(status.success(), "{}", all.output());
 
-    let (log, sentry, redis) = (all.output(), bodies(&seen, "/api/1/envelope"), dump_of_redis(&redis).await);
+    let (log, sentry, redis) = (all.output(), collector.text("/api/1/envelope"), dump_of_redis(&redis).await);
     assert!(
         log.contains("check_credential") && sentry.contains("request failed") && dump.contains("refusing")
     );

@@ -12,34 +12,6 @@ use crate::support::{Collector, Process, eventually, free_port};
 const S: fn(u64) -> Duration = Duration::from_secs;
 const CANARY: &str = "canary-5b1f-secret";
 
-<<<<<<< HEAD
-pub(crate) type Seen = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
-
-/// Takes everything that is posted to it.
-pub(crate) async fn collector() -> (String, Seen) {
-    let seen = Seen::default();
-    let router = Router::new()
-        .fallback(|State(seen): State<Seen>, uri: Uri, body: Bytes| async move {
-            seen.lock().unwrap().push((uri.path().to_owned(), body.to_vec()));
-            "{}"
-        })
-        .with_state(seen.clone());
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    (address, seen)
-}
-
-pub(crate) fn bodies(seen: &Seen, path: &str) -> String {
-    let seen = seen.lock().unwrap();
-    seen.iter()
-        .filter(|(p, _)| p.contains(path))
-        .map(|(_, b)| String::from_utf8_lossy(b).into_owned())
-        .collect()
-}
-
-=======
->>>>>>> 3b98e22 (Canary secrets through every route and every failure: an engine that quotes its key, or the request, leaks neither)
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_reaches_sentry_and_the_trace_its_collector_and_no_secret_reaches_anybody() {
     let (database, redis) = tokio::join!(TestDatabase::create(), test_redis());

@@ -70,7 +70,9 @@ fn deployment_secrets(w: &mut World, stores: &Stores) -> Vec<(String, String)> {
     let signing_key = URL_SAFE_NO_PAD.encode(&seed);
     w.secrets.learn("JWT_SIGNING_KEY", &signing_key, Class::Secret);
     w.secrets.learn("JWT_SIGNING_KEY", &api::auth::hex(&seed), Class::Secret);
+    let encryption_key = api::auth::hex(&random());
     w.secrets.learn("SERVER_SECRET", &server_secret, Class::Secret);
+    w.secrets.learn("CHANNEL_ENCRYPTION_KEY", &encryption_key, Class::Secret);
     for url in &stores.urls {
         let url = url::Url::parse(url).unwrap();
         w.secrets.learn(&format!("the password of {}", url.scheme()), url.password().unwrap(), Class::Secret);
@@ -81,6 +83,7 @@ fn deployment_secrets(w: &mut World, stores: &Stores) -> Vec<(String, String)> {
         ("REDIS_URL".to_owned(), redis_url),
         ("JWT_SIGNING_KEY".to_owned(), format!("k1:{signing_key}")),
         ("SERVER_SECRET".to_owned(), server_secret),
+        ("CHANNEL_ENCRYPTION_KEY".to_owned(), encryption_key),
     ];
     for name in ["ENGINE_API_KEY", "METRICS_TOKEN"] {
         vars.push((name.to_owned(), w.secrets.new_value(name, Class::Secret)));
@@ -179,6 +182,9 @@ async fn no_secret_leaves_through_logs_errors_traces_dumps_or_answers_whatever_i
     // Limits are not the subject, whichever there are.
     let limits = config::VARIABLES.iter().filter(|v| v.name.starts_with("RATE_LIMIT_"));
     vars.extend(limits.map(|v| set(v.name, "100000000/1d")));
+    let telltale = telltale_engine().await;
+    let engine_url = format!("{}/v1", engine.url());
+    vars.push(set("CREDENTIAL_PROVIDERS", &format!("sim={engine_url},telltale={telltale}")));
     let start = |role: &str, port: u16, engine_url: &str| {
         let port = port.to_string();
         let mut all: Vec<(&str, &str)> =
@@ -189,8 +195,6 @@ async fn no_secret_leaves_through_logs_errors_traces_dumps_or_answers_whatever_i
 
     let mut migrate = start("migrate", 0, "http://127.0.0.1:1/v1");
     assert!(migrate.wait(S(60)).await.0.success(), "{}", migrate.output());
-    let telltale = telltale_engine().await;
-    let engine_url = format!("{}/v1", engine.url());
     let mut roles = [
         ("api", start("api", ports[0], &engine_url)),
         ("api with a telltale engine", start("api", ports[1], &telltale)),

@@ -43,6 +43,7 @@ pub(super) async fn every_route_works(w: &mut World, pool: &PgPool, metrics_toke
     let people = identity(w, pool).await;
     ai(w, &people.user.who).await;
     ai(w, &people.key).await;
+    credentials(w, &people.user.who).await;
     user_jobs(w, &people.user.who).await;
     administration(w, &people.admin.who).await;
     people
@@ -93,6 +94,25 @@ async fn ai(w: &mut World, who: &Who) {
     w.ok(who, "GET /v1/models", &[], NONE).await;
     w.ok(who, "GET /v1/models/{id}", &["sim-small"], NONE).await;
     w.ok(who, "GET /v1/usage", &[], NONE).await;
+}
+
+/// Of other systems: one that its provider takes, and one whose provider quotes it when it refuses.
+async fn credentials(w: &mut World, who: &Who) {
+    for provider in ["sim", "telltale"] {
+        let secret = w.secrets.new_value("a stored credential", Class::Secret);
+        let body = json!({ "name": provider, "provider": provider, "secret": secret });
+        w.ok(who, "POST /v1/credentials", &[], body).await;
+    }
+    let patience = std::time::Duration::from_secs(20);
+    eventually("the credential is tried", patience, async || {
+        let listed = w.ok(who, "GET /v1/credentials", &[], NONE).await.json();
+        listed["data"].as_array().unwrap().iter().any(|credential| credential["status"] == "ok")
+    })
+    .await;
+    let spare = w.secrets.new_value("a deleted credential", Class::Secret);
+    let body = json!({ "name": "spare", "provider": "sim", "secret": spare });
+    let id = w.ok(who, "POST /v1/credentials", &[], body).await.json()["id"].as_str().unwrap().to_owned();
+    w.ok(who, "DELETE /v1/credentials/{id}", &[&id], NONE).await;
 }
 
 /// Waits for a job's state.
