@@ -14,7 +14,13 @@ pub fn secrets(vars: &impl Vars) -> Vec<String> {
                 // A DSN's key stands where other URLs have the user's name.
                 found.push(url.password().unwrap_or(url.username()).to_owned());
             }
-            _ => found.extend(value.split([',', ':']).map(|part| part.trim().to_owned())),
+            _ => {
+                let parts = value.split([',', ':']).map(str::trim);
+                // `NAME=SECRET`, where the secret may end in `=` itself.
+                found
+                    .extend(parts.clone().filter_map(|part| part.split_once('=')).map(|(_, s)| s.to_owned()));
+                found.extend(parts.map(str::to_owned));
+            }
         }
         found.push(value);
     }
@@ -37,10 +43,18 @@ mod tests {
             ("SENTRY_DSN", "https://key-of-sentry@host.example/1"),
             ("JWT_SIGNING_KEY", "k1:seed-of-the-key"),
             ("ENGINE_API_KEY", "key-of-the-engine"),
+            ("WEBHOOK_SECRETS", "crm=whsec_of-the-crm=,billing=whsec_of-billing"),
             ("ENGINE_URL", "https://engine.example/v1"),
         ]);
         let found = secrets(&vars);
-        for part in ["pass-of-postgres", "key-of-sentry", "seed-of-the-key", "key-of-the-engine"] {
+        for part in [
+            "pass-of-postgres",
+            "key-of-sentry",
+            "seed-of-the-key",
+            "key-of-the-engine",
+            "whsec_of-the-crm=",
+            "whsec_of-billing",
+        ] {
             assert!(found.iter().any(|secret| secret == part), "{part} is not in {found:?}");
         }
         assert!(!found.iter().any(|secret| secret == "host.example" || secret.contains("engine.example")));

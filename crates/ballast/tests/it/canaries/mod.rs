@@ -13,7 +13,10 @@ use axum::{
     Router,
     http::{HeaderMap, StatusCode, Uri},
 };
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -70,7 +73,9 @@ fn deployment_secrets(w: &mut World, stores: &Stores) -> Vec<(String, String)> {
     let signing_key = URL_SAFE_NO_PAD.encode(&seed);
     w.secrets.learn("JWT_SIGNING_KEY", &signing_key, Class::Secret);
     w.secrets.learn("JWT_SIGNING_KEY", &api::auth::hex(&seed), Class::Secret);
-    let encryption_key = api::auth::hex(&random());
+    let (encryption_key, webhook_key) = (api::auth::hex(&random()), STANDARD.encode(random()));
+    w.secrets.learn("WEBHOOK_SECRETS", &webhook_key, Class::Secret);
+    w.webhook_secret = format!("whsec_{webhook_key}");
     w.secrets.learn("SERVER_SECRET", &server_secret, Class::Secret);
     w.secrets.learn("CHANNEL_ENCRYPTION_KEY", &encryption_key, Class::Secret);
     for url in &stores.urls {
@@ -84,6 +89,7 @@ fn deployment_secrets(w: &mut World, stores: &Stores) -> Vec<(String, String)> {
         ("JWT_SIGNING_KEY".to_owned(), format!("k1:{signing_key}")),
         ("SERVER_SECRET".to_owned(), server_secret),
         ("CHANNEL_ENCRYPTION_KEY".to_owned(), encryption_key),
+        ("WEBHOOK_SECRETS".to_owned(), format!("crm={}", w.webhook_secret)),
     ];
     for name in ["ENGINE_API_KEY", "METRICS_TOKEN"] {
         vars.push((name.to_owned(), w.secrets.new_value(name, Class::Secret)));

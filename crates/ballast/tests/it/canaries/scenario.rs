@@ -1,5 +1,6 @@
 //! Every route, as it is meant to be used. A route that is added needs a line here: until then the test says so.
 
+use reqwest::header::{HeaderMap, HeaderName};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
@@ -44,6 +45,7 @@ pub(super) async fn every_route_works(w: &mut World, pool: &PgPool, metrics_toke
     ai(w, &people.user.who).await;
     ai(w, &people.key).await;
     credentials(w, &people.user.who).await;
+    webhook(w).await;
     user_jobs(w, &people.user.who).await;
     administration(w, &people.admin.who).await;
     people
@@ -113,6 +115,23 @@ async fn credentials(w: &mut World, who: &Who) {
     let body = json!({ "name": "spare", "provider": "sim", "secret": spare });
     let id = w.ok(who, "POST /v1/credentials", &[], body).await.json()["id"].as_str().unwrap().to_owned();
     w.ok(who, "DELETE /v1/credentials/{id}", &[&id], NONE).await;
+}
+
+async fn webhook(w: &mut World) {
+    let note = w.secrets.new_value("a webhook", Class::Content);
+    let body = json!({ "type": "contact.created", "data": { "note": note } }).to_string();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
+    let signature =
+        webhooks::standard::sign(&w.webhook_secret.parse().unwrap(), "msg_1", now, body.as_bytes());
+    w.secrets.learn("a signature", &signature, Class::Secret);
+    let mut headers = HeaderMap::new();
+    for (name, value) in [("id", "msg_1"), ("timestamp", &now.to_string()), ("signature", &signature)] {
+        let name: HeaderName = format!("webhook-{name}").parse().unwrap();
+        headers.insert(name, value.parse().unwrap());
+    }
+    let (operation, body) = ("POST /v1/webhooks/{source}", Some(body.into_bytes()));
+    let answer = w.send(&Who::default(), operation, &["crm"], "", headers, body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
 }
 
 /// Waits for a job's state.

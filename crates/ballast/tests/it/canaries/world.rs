@@ -36,6 +36,8 @@ pub(super) struct World {
     /// What each operation has answered so far.
     pub(super) statuses: BTreeMap<String, BTreeSet<u16>>,
     pub(super) hostile_ids: Vec<Vec<u8>>,
+    /// With which the sender `crm` signs.
+    pub(super) webhook_secret: String,
 }
 
 impl World {
@@ -45,7 +47,14 @@ impl World {
             .timeout(std::time::Duration::from_secs(30))
             .build()
             .unwrap();
-        Self { url, secrets: Secrets::default(), client, statuses: BTreeMap::new(), hostile_ids: Vec::new() }
+        Self {
+            url,
+            secrets: Secrets::default(),
+            client,
+            statuses: BTreeMap::new(),
+            hostile_ids: Vec::new(),
+            webhook_secret: String::new(),
+        }
     }
 
     /// Asks: `GET /v1/things/{id}`, with a value for each parameter and a JSON body unless it is null. The answer must hold
