@@ -20,7 +20,7 @@ use tower_http::{
 };
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{AppState, Error, ai, auth, client_ip::ClientIp, edge, openapi, routes};
+use crate::{AppState, Error, ai, auth, body, client_ip::ClientIp, edge, openapi, routes};
 
 /// Ordinary request bodies.
 const MAX_BODY: usize = 256 * 1024;
@@ -32,6 +32,7 @@ pub fn router(state: AppState) -> Router {
     let routes = routes(|ordinary| {
         ordinary
             .layer(DefaultBodyLimit::max(MAX_BODY))
+            .layer(middleware::from_fn(body::refuse_longer_than::<MAX_BODY>))
             .layer(middleware::from_fn_with_state(state.clone(), request_timeout))
     });
     // A shield in the process, before anything costs a round trip: 200 requests a second per address, bursts of 1000. The

@@ -2,12 +2,12 @@
 
 use axum::{
     extract::{FromRequest, FromRequestParts, Request, rejection::JsonRejection},
-    http::{HeaderMap, StatusCode, header, request::Parts},
+    http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::Error;
+use crate::{Error, body};
 
 /// A JSON body, in both directions.
 #[derive(Debug, Clone, Copy)]
@@ -18,21 +18,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
     #[expect(clippy::disallowed_types, reason = "this is the wrapper that answers problem+json")]
     async fn from_request(request: Request, state: &S) -> Result<Self, Error> {
-        refuse_encoding(request.headers())?;
+        body::refuse_compressed(request.headers())?;
         match axum::Json::<T>::from_request(request, state).await {
             Ok(axum::Json(body)) => Ok(Self(body)),
             Err(rejection) => Err(refuse(&rejection)),
         }
     }
-}
-
-/// Refuses a compressed body.
-pub fn refuse_encoding(headers: &HeaderMap) -> Result<(), Error> {
-    if headers.get(header::CONTENT_ENCODING).is_some_and(|v| v != "identity") {
-        let detail = "Compressed request bodies are not accepted.";
-        return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail));
-    }
-    Ok(())
 }
 
 fn refuse(rejection: &JsonRejection) -> Error {
@@ -52,9 +43,7 @@ fn refuse(rejection: &JsonRejection) -> Error {
             "body_too_large",
             "The body is larger than this route accepts.",
         ),
-        _ => {
-            Error::new(StatusCode::REQUEST_TIMEOUT, "body_incomplete", "The body did not arrive completely.")
-        }
+        other => body::incomplete(other),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod admission;
 pub mod ai;
 mod app;
 pub mod auth;
+mod body;
 pub mod client_ip;
 mod docs;
 pub mod edge;

@@ -26,10 +26,10 @@ pub(crate) async fn run(
     router: Router,
     config: Arc<HttpConfig>,
     lifecycle: Lifecycle,
+    activity: Arc<Activity>,
 ) {
     // Without this the first event of a stream on a kept-alive connection waits 40 ms for the client's delayed ACK.
     let _ = stream.set_nodelay(true);
-    let activity = Arc::new(Activity::default());
     let io = TokioIo::new(TimedIo::new(stream, activity.clone(), &config));
     let body_idle = config.body_idle_timeout;
     let service = service_fn(move |request: Request<Incoming>| {

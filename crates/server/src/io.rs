@@ -29,6 +29,8 @@ pub(crate) struct Activity {
     ended: AtomicUsize,
     /// Part of a request's body was not taken from the socket.
     unread: AtomicBool,
+    /// The connection is to be closed as soon as nothing is being asked on it.
+    evicted: AtomicBool,
     /// Wakes the read that found nothing while a request was under way: from now on it is timed.
     reader: AtomicWaker,
 }
@@ -45,6 +47,15 @@ impl Activity {
 
     pub(crate) fn left_unread(&self) {
         self.unread.store(true, Ordering::Relaxed);
+    }
+
+    /// Closes the connection unless a request is under way. False when one is, or when this was said before.
+    pub(crate) fn evict(&self) -> bool {
+        let goes = self.is_idle() && !self.evicted.swap(true, Ordering::Relaxed);
+        if goes {
+            self.reader.wake();
+        }
+        goes
     }
 
     /// No request is being answered.
@@ -105,6 +116,9 @@ impl TimedIo {
         if !self.activity.is_idle() {
             // A request is under way. Hyper reads to notice when the client leaves; bodies have a timer of their own.
             return Poll::Pending;
+        }
+        if self.activity.evicted.load(Ordering::Relaxed) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "had to make room")));
         }
         if matches!(self.wait, Wait::FirstByte(n) | Wait::Head(n) if n != started) {
             self.wait = Wait::FirstByte(started);

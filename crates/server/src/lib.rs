@@ -15,6 +15,8 @@
 //! | write stall | a write that the client does not take | the next byte it takes | 30 s |
 //! | linger | an answer that came before the whole request | the client's end of the connection | 2 s |
 //!
+//! Beyond `HTTP_MAX_CONNECTIONS`, connections on which nothing is being asked are closed for new ones, the oldest first.
+//!
 //! Hyper's own header timer covers neither the time before the first byte nor keep-alive apart from the head, and nothing in
 //! hyper times writes: a body is not polled while the client takes nothing. So reads and writes are timed where they
 //! happen, in the I/O wrapper.
@@ -23,7 +25,9 @@ mod body;
 mod connection;
 mod io;
 mod listener;
+mod open_files;
 mod refusal;
+mod room;
 
 pub use body::{RequestBody, ResponseBody};
 pub use listener::bind;
@@ -34,7 +38,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use axum::Router;
 use config::HttpConfig;
 use runtime::{Lifecycle, Phase};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
+
+use room::Room;
 
 /// The address of the socket's other end, in every request's extensions. Behind a proxy this is the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,27 +50,33 @@ pub struct Peer(pub SocketAddr);
 /// are closed, and those with a request under way are closed after its answer. Connections still open at
 /// [`Phase::HardStop`] are cut.
 pub async fn serve(listener: TcpListener, router: Router, config: HttpConfig, lifecycle: Lifecycle) {
-    let slots = Arc::new(Semaphore::new(config.max_connections));
+    let room = Room::new(open_files::most_connections(config.max_connections));
     let config = Arc::new(config);
     loop {
-        // The slot first: beyond the cap, connections wait in the kernel's listen queue.
-        let slot = tokio::select! {
-            slot = slots.clone().acquire_owned() => slot.expect("the semaphore is never closed"),
-            () = lifecycle.reached(Phase::Closing) => break,
-        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = lifecycle.reached(Phase::Closing) => break,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection =
-                    connection::run(stream, Peer(peer), router.clone(), config.clone(), lifecycle.clone());
+                // While there is no place, further connections wait in the kernel's listen queue.
+                let place = tokio::select! {
+                    place = room.place() => place,
+                    () = lifecycle.reached(Phase::Closing) => break,
+                };
+                let connection = connection::run(
+                    stream,
+                    Peer(peer),
+                    router.clone(),
+                    config.clone(),
+                    lifecycle.clone(),
+                    place.activity.clone(),
+                );
                 lifecycle.spawn_task(async move {
                     metrics::gauge!("http_connections").increment(1);
                     connection.await;
                     metrics::gauge!("http_connections").decrement(1);
-                    drop(slot);
+                    drop(place);
                 });
             }
             Err(error) => {

@@ -27,11 +27,15 @@ struct Server {
 }
 
 fn start() -> Server {
+    start_with(MS(300))
+}
+
+fn start_with(header_timeout: Duration) -> Server {
     let config = HttpConfig {
         host: "::".parse().unwrap(),
         port: 0,
         admin_port: None,
-        header_timeout: MS(300),
+        header_timeout,
         body_idle_timeout: MS(300),
         keep_alive: MS(900),
         write_stall_timeout: MS(500),
@@ -253,6 +257,30 @@ async fn an_answer_that_comes_before_the_whole_body_is_not_lost_in_a_reset() {
         let (text, _) = read_to_end(&mut stream).await;
         assert!(text.starts_with("HTTP/1.1 404"), "{text}");
     }
+}
+
+#[tokio::test]
+async fn when_there_is_no_room_the_oldest_silent_connections_make_some_and_busy_ones_stay() {
+    // Nobody is closed for silence here.
+    let server = start_with(MS(60_000));
+    let mut busy = server.connect().await;
+    busy.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let (mut kept, mut silent) = (server.connect().await, Vec::new());
+    kept.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert!(read_answer(&mut kept).await.contains("200 OK"));
+    // Many more than the fifty that may be open.
+    for _ in 0..200 {
+        let mut stream = server.connect().await;
+        stream.write_all(b"G").await.unwrap();
+        silent.push(stream);
+    }
+    for _ in 0..20 {
+        let mut good = server.connect().await;
+        good.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        assert!(read_to_end(&mut good).await.0.starts_with("HTTP/1.1 200"));
+    }
+    assert!(read_to_end(&mut busy).await.0.starts_with("HTTP/1.1 200"), "what was being asked was answered");
+    assert_eq!(read_to_end(&mut kept).await.0, "", "an idle one had to go");
 }
 
 #[tokio::test]

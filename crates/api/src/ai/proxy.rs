@@ -26,7 +26,7 @@ use super::{
     usage::Report,
     watch::StreamWatch,
 };
-use crate::{Error, admission::Pending};
+use crate::{Error, admission::Pending, body};
 
 /// The scope that an API key needs for AI routes.
 pub(super) const SCOPE: &str = "ai";
@@ -194,31 +194,21 @@ fn accepts_stream(headers: &HeaderMap) -> bool {
 }
 
 /// Reads a request's body: JSON, not compressed, not too long.
-async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Error> {
-    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        let detail = "Compressed request bodies are not accepted.";
-        return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail));
-    }
+async fn read_body(headers: &HeaderMap, content: Body, limit: usize) -> Result<Bytes, Error> {
+    body::refuse_compressed(headers)?;
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case("application/json") {
         let detail = "The body must be JSON, with `Content-Type: application/json`.";
         return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
     }
-    let too_large = || {
-        let detail = format!("The body is larger than this route accepts, which is {limit} bytes.");
-        Error::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
-    };
     // Told by its length, a body that is too long is refused before any of it is read.
-    if body.size_hint().lower() > limit as u64 {
-        return Err(too_large());
+    if content.size_hint().lower() > limit as u64 {
+        return Err(body::too_long(limit));
     }
-    match Limited::new(body, limit).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(_) => {
-            let detail = "The body did not arrive completely.";
-            Err(Error::new(StatusCode::REQUEST_TIMEOUT, "body_incomplete", detail))
-        }
+    match Limited::new(content, limit).collect().await {
+        Ok(content) => Ok(content.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(body::too_long(limit)),
+        Err(error) => Err(body::incomplete(&*error)),
     }
 }

@@ -24,7 +24,7 @@ const ERRORS: [(u16, &str, &str, &[&str]); 14] = [
     ),
     (403, "Forbidden", "The credential is good, but may not do this.", &[]),
     (404, "NotFound", "There is nothing here, or it is somebody else's.", &[]),
-    (408, "RequestTimeout", "The body did not arrive completely.", &[]),
+    (408, "RequestTimeout", "The body did not arrive in time.", &[]),
     (409, "Conflict", "It contradicts what is there.", &[]),
     (413, "PayloadTooLarge", "The body is larger than this route accepts.", &[]),
     (415, "UnsupportedMediaType", "The body must be JSON, said to be so, and not compressed.", &[]),

@@ -7,7 +7,7 @@ mod register;
 
 use std::fmt;
 
-use axum::extract::DefaultBodyLimit;
+use axum::{extract::DefaultBodyLimit, middleware};
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization as _;
@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::{
     AppState, Error, Result,
     auth::{RefreshSecret, hex},
+    body,
 };
 
 /// Larger bodies have no business here.
@@ -30,6 +31,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(refresh::refresh))
         .routes(routes!(logout::logout))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(body::refuse_longer_than::<MAX_BODY>))
 }
 
 /// What a login or a refresh answers (RFC 6749, section 5.1).

@@ -17,8 +17,9 @@ use webhooks::VerifyError;
 use crate::{
     AppState, Error, Result,
     admission::Anonymous,
+    body,
     error::Problem,
-    extract::{self, Json, Path},
+    extract::{Json, Path},
 };
 
 #[derive(Serialize, ToSchema)]
@@ -46,11 +47,11 @@ pub(super) async fn receive(
     anonymous: Anonymous,
     Path(source): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    content: Bytes,
 ) -> Result<Json<Received>> {
-    extract::refuse_encoding(&headers)?;
+    body::refuse_compressed(&headers)?;
     let verified = match state.webhook_senders.get(&source) {
-        Some(sender) => sender.verify(&headers, &body, state.clock.now()).map_err(refuse),
+        Some(sender) => sender.verify(&headers, &content, state.clock.now()).map_err(refuse),
         None => Err(Error::not_found()),
     };
     let id = match verified {
@@ -64,7 +65,7 @@ pub(super) async fn receive(
     let new = state
         .database
         .transaction("webhook_events.insert", async |c| {
-            let new = db::webhook_events::insert(c, &source, &id, &body).await?;
+            let new = db::webhook_events::insert(c, &source, &id, &content).await?;
             if new {
                 let job = ProcessWebhook { source: source.clone(), event_id: id.clone() };
                 jobs::enqueue(c, &job, EnqueueOptions::default()).await?;

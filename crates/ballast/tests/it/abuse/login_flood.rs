@@ -1,7 +1,6 @@
 //! Many logins at once, on the real binary: each hashing takes 19 MiB and a core.
 
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,17 +11,11 @@ use std::{
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::support::{Deployment, PASSWORD, Process, eventually, free_port, in_full, metric, ready};
+use crate::support::{Deployment, PASSWORD, eventually, free_port, in_full, metric, ready};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 const LOGINS: u64 = 200;
 const TURNS: &str = "2";
-
-/// A field of /proc/PID/status in KiB; `None` where there is no /proc.
-fn memory_kib(process: &Process, field: &str) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).ok()?;
-    status.lines().find_map(|line| line.strip_prefix(field)?.split_whitespace().nth(1)?.parse().ok())
-}
 
 /// What became of a login.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,7 +49,7 @@ async fn two_hundred_logins_at_once_cost_bounded_memory_and_the_excess_is_told_t
     let account = json!({ "email": "a@example.com", "password": PASSWORD });
     let registered = client.post(format!("{url}/v1/auth/register")).json(&account).send().await.unwrap();
     assert_eq!(registered.status(), 201);
-    let baseline = memory_kib(&api, "VmRSS");
+    let baseline = api.memory_kib("VmRSS");
 
     let over = Arc::new(AtomicBool::new(false));
     let watch = tokio::spawn({
@@ -100,7 +93,7 @@ async fn two_hundred_logins_at_once_cost_bounded_memory_and_the_excess_is_told_t
     let count = |wanted: fn(&Fate) -> bool| fates.iter().filter(|fate| wanted(fate)).count();
     let (within, left) = (count(|f| *f == Fate::In), count(|f| *f == Fate::Left));
     let busy = fates.iter().filter_map(|f| if let Fate::Busy(after) = f { Some(*after) } else { None }).max();
-    let peak = memory_kib(&api, "VmHWM").zip(baseline).map(|(peak, base)| peak.saturating_sub(base) / 1_024);
+    let peak = api.memory_kib("VmHWM").zip(baseline).map(|(peak, base)| peak.saturating_sub(base) / 1_024);
     let most = hashings.iter().copied().fold(0.0, f64::max);
     let p99 = alive[alive.len() * 99 / 100];
     println!(

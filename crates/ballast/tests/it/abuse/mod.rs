@@ -3,3 +3,4 @@
 
 mod login_flood;
 mod login_timing;
+mod many_connections;

@@ -21,6 +21,20 @@ impl Deployment {
 
     /// A process of this role, with `more` on top of what every process has; the last word on a variable counts.
     pub(crate) fn start(&self, role: &str, port: u16, more: &[(&str, &str)]) -> Process {
+        self.with_vars(port, more, |vars| Process::start(&[role], vars))
+    }
+
+    /// The same with at most this many open files.
+    pub(crate) fn start_with_files(&self, files: usize, role: &str, port: u16) -> Process {
+        self.with_vars(port, &[], |vars| Process::start_with_files(files, &[role], vars))
+    }
+
+    fn with_vars(
+        &self,
+        port: u16,
+        more: &[(&str, &str)],
+        start: impl FnOnce(&[(&str, &str)]) -> Process,
+    ) -> Process {
         let (port, engine) = (port.to_string(), format!("{}/v1", self.engine.url()));
         let mut vars = vec![
             ("PORT", port.as_str()),
@@ -34,7 +48,7 @@ impl Deployment {
             ("SHUTDOWN_BUDGET", "6s"),
         ];
         vars.extend(more);
-        Process::start(&[role], &vars)
+        start(&vars)
     }
 }
 

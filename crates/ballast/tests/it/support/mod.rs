@@ -14,7 +14,7 @@ pub(crate) use certificates::{Certificates, certificates};
 pub(crate) use collector::Collector;
 pub(crate) use deployment::{Deployment, metric, ready};
 pub(crate) use process::{Process, free_port};
-pub(crate) use raw::{exchange, exchange_from};
+pub(crate) use raw::{exchange, exchange_from, read};
 
 use std::time::Duration;
 

@@ -33,8 +33,20 @@ impl Process {
     }
 
     pub(crate) fn start(arguments: &[&str], vars: &[(&str, &str)]) -> Self {
-        let mut child =
-            Self::command(arguments, vars).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::run(Self::command(arguments, vars))
+    }
+
+    /// With at most this many open files.
+    pub(crate) fn start_with_files(files: usize, arguments: &[&str], vars: &[(&str, &str)]) -> Self {
+        let mut command = Command::new("sh");
+        let script = r#"ulimit -n "$0" && exec "$@""#;
+        command.args(["-c", script, &files.to_string(), env!("CARGO_BIN_EXE_ballast")]).args(arguments);
+        command.env_clear().envs(vars.iter().copied());
+        Self::run(command)
+    }
+
+    fn run(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let output = Arc::new(Mutex::new(Vec::new()));
         let streams: [Box<dyn std::io::Read + Send>; 2] =
             [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
@@ -56,6 +68,12 @@ impl Process {
     /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// A field of /proc/PID/status in KiB, such as `VmRSS`; `None` where there is no /proc.
+    pub(crate) fn memory_kib(&self, field: &str) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
+        status.lines().find_map(|line| line.strip_prefix(field)?.split_whitespace().nth(1)?.parse().ok())
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
