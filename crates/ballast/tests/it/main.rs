@@ -23,6 +23,7 @@ mod operator;
 mod passwords;
 mod races;
 mod rate_limits;
+mod releases;
 mod revocation;
 mod round_trips;
 mod routes;

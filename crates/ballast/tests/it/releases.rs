@@ -1,0 +1,230 @@
+//! Releases: the real binary on a schema that is older or newer than it is, and its end under load.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
+use test_support::TestDatabase;
+
+use crate::support::{Deployment, PASSWORD, Process, eventually, free_port, in_full, ready};
+
+const S: fn(u64) -> Duration = Duration::from_secs;
+const LIMITS: [(&str, &str); 4] = [
+    ("RATE_LIMIT_GLOBAL", "1000000/1m"),
+    ("RATE_LIMIT_AI_REQUESTS", "100000/1m"),
+    ("RATE_LIMIT_AI_TOKENS", "100000000/1m"),
+    ("AI_CONCURRENT_STREAMS", "1000"),
+];
+
+/// Registers and logs in; the access token.
+async fn account(port: u16) -> String {
+    let client = reqwest::Client::new();
+    let credentials =
+        json!({ "email": format!("{}@example.com", uuid::Uuid::new_v4()), "password": PASSWORD });
+    let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
+    let answer = client.post(url("/v1/auth/register")).json(&credentials).send().await.unwrap();
+    assert_eq!(answer.status(), 201);
+    let login: Value =
+        client.post(url("/v1/auth/login")).json(&credentials).send().await.unwrap().json().await.unwrap();
+    login["access_token"].as_str().unwrap().to_owned()
+}
+
+/// What the previous release's users do all day.
+async fn everything_works(port: u16) {
+    let token = account(port).await;
+    let client = reqwest::Client::new();
+    let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
+    let me = client.get(url("/v1/me")).bearer_auth(&token).send().await.unwrap();
+    assert_eq!(me.status(), 200);
+    let key = json!({ "name": "one", "scopes": ["ai"] });
+    let made = client.post(url("/v1/api-keys")).bearer_auth(&token).json(&key).send().await.unwrap();
+    assert_eq!(made.status(), 201);
+    let chat = json!({ "model": "sim-small", "messages": [{ "role": "user", "content": "hello" }] });
+    let answer =
+        client.post(url("/v1/chat/completions")).bearer_auth(&token).json(&chat).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let job = json!({ "kind": "echo", "args": { "message": "hello" } });
+    let started = client.post(url("/v1/jobs")).bearer_auth(&token).json(&job).send().await.unwrap();
+    assert_eq!(started.status(), 202);
+    let job: Value = started.json().await.unwrap();
+    eventually("the job is done", S(20), async || {
+        let shown =
+            client.get(url(&format!("/v1/jobs/{}", job["id"]))).bearer_auth(&token).send().await.unwrap();
+        shown.json::<Value>().await.unwrap()["state"] == "completed"
+    })
+    .await;
+}
+
+/// Case S3, one half. Expand and contract: what a next release may do to the schema (a column with a default or none, a table, an
+/// index) must not disturb this one, and neither must the record of a migration that it does not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_release_serves_on_a_newer_schema() {
+    let deployment = Deployment::new().await;
+    let port = free_port();
+    let _running = deployment.start("all", port, &LIMITS);
+    ready(port).await;
+    let next = "
+        alter table users add column nickname text, add column score int not null default 0;
+        alter table session add column device_id uuid;
+        alter table api_key add column note text;
+        alter table job add column shard int not null default 0;
+        alter table usage_event add column region text;
+        create table next_release (id bigint primary key, user_id uuid references users (id) on delete cascade);
+        create index next_release_user_id on next_release (user_id);
+        insert into _sqlx_migrations (version, description, installed_on, success, checksum, execution_time)
+            values (9999, 'the next release', now(), true, 'x', 1);";
+    sqlx::raw_sql(AssertSqlSafe(next)).execute(deployment.database.pool()).await.unwrap();
+    // The one that ran while the schema changed, and one that starts on it, as after a rollback.
+    everything_works(port).await;
+    let again = free_port();
+    let mut rolled_back = deployment.start("all", again, &LIMITS);
+    ready(again).await;
+    everything_works(again).await;
+    assert!(rolled_back.is_running());
+}
+
+/// Case S3, the other half: a release that comes before its migration is alive, says that it is not ready and why, and is ready
+/// without a restart once somebody has migrated.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_release_waits_for_its_schema() {
+    let deployment = Deployment::new().await;
+    let database = TestDatabase::empty().await;
+    let port = free_port();
+    let mut vars = vec![("DATABASE_URL", database.url())];
+    vars.extend(LIMITS);
+    let mut waiting = deployment.start("all", port, &vars);
+    let get = async |path: &str| reqwest::get(format!("http://127.0.0.1:{port}{path}")).await;
+    eventually("it is alive", S(20), async || get("/livez").await.is_ok_and(|answer| answer.status() == 200))
+        .await;
+    eventually("it says what it waits for", S(20), async || {
+        let Ok(answer) = get("/readyz").await else { return false };
+        answer.status() == 503 && answer.text().await.unwrap().contains("migrate")
+    })
+    .await;
+    assert!(waiting.is_running());
+    let migrated = tokio::task::spawn_blocking({
+        let url = database.url().to_owned();
+        move || Process::command(&["migrate", "up"], &[("DATABASE_URL", &url)]).output().unwrap()
+    });
+    let migrated = migrated.await.unwrap();
+    assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+    ready(port).await;
+    everything_works(port).await;
+}
+
+#[derive(Default)]
+struct Tally {
+    sent: AtomicUsize,
+    done: AtomicUsize,
+    streams: AtomicUsize,
+    drained: AtomicUsize,
+}
+
+/// Case S1: SIGTERM while requests come at a steady rate, streams run and kept-alive connections idle. What was accepted is
+/// answered; streams get their own end or an event that says why; the exit code is 0 in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_termination_under_load_fails_no_accepted_request_and_cuts_no_stream() {
+    for round in 0..if in_full() { 20 } else { 2 } {
+        let deployment = Deployment::new().await;
+        let port = free_port();
+        let mut vars = vec![("SHUTDOWN_DELAY", "1s"), ("SHUTDOWN_BUDGET", "10s")];
+        vars.extend(LIMITS);
+        let mut process = deployment.start("api", port, &vars);
+        ready(port).await;
+        let token = account(port).await;
+        let (tally, terminated) = (Arc::new(Tally::default()), Arc::new(AtomicBool::new(false)));
+        let mut tasks = Vec::new();
+        for number in 0..10 {
+            tasks.push(tokio::spawn(requests(port, token.clone(), tally.clone(), terminated.clone())));
+            for kind in ["[[sim tokens=20 token-interval-ms=50]]", "[[sim tokens=2000 token-interval-ms=50]]"]
+            {
+                let content = format!("{kind} {number}");
+                tasks.push(tokio::spawn(stream(
+                    port,
+                    token.clone(),
+                    content,
+                    tally.clone(),
+                    terminated.clone(),
+                )));
+            }
+        }
+        // Idle, and kept.
+        let idle = reqwest::Client::new();
+        assert_eq!(idle.get(format!("http://127.0.0.1:{port}/livez")).send().await.unwrap().status(), 200);
+        tokio::time::sleep(S(2)).await;
+        process.signal(Signal::SIGTERM);
+        eventually("readiness goes first, while it still listens", S(2), async || {
+            reqwest::get(format!("http://127.0.0.1:{port}/readyz")).await.is_ok_and(|r| r.status() == 503)
+        })
+        .await;
+        terminated.store(true, Ordering::Relaxed);
+        let (status, took) = process.wait(S(20)).await;
+        for task in tasks {
+            task.await.unwrap_or_else(|error| panic!("round {round}: {error}\n{}", process.output()));
+        }
+        let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        assert_eq!(status.code(), Some(0), "round {round}: {}", process.output());
+        assert!(took < S(13), "round {round}: {took:?}");
+        assert_eq!(count(&tally.sent), count(&tally.done), "round {round}");
+        assert!(
+            count(&tally.sent) > 50 && count(&tally.streams) > 0 && count(&tally.drained) > 0,
+            "round {round}"
+        );
+    }
+}
+
+/// Requests on one kept-alive connection after the other. A refused connection was not accepted; anything else must be answered.
+async fn requests(port: u16, token: String, tally: Arc<Tally>, terminated: Arc<AtomicBool>) {
+    let client = reqwest::Client::new();
+    loop {
+        let sent = client.get(format!("http://127.0.0.1:{port}/v1/me")).bearer_auth(&token).send().await;
+        match sent {
+            Ok(answer) => {
+                tally.sent.fetch_add(1, Ordering::Relaxed);
+                assert_eq!(answer.status(), 200);
+                answer.bytes().await.unwrap();
+                tally.done.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => {
+                assert!(terminated.load(Ordering::Relaxed) && error.is_connect(), "{error:?}");
+                return;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+}
+
+/// Streams that come to their own end before the last call, and one that cannot.
+async fn stream(port: u16, token: String, content: String, tally: Arc<Tally>, terminated: Arc<AtomicBool>) {
+    let body =
+        json!({ "model": "sim-small", "stream": true, "messages": [{ "role": "user", "content": content }] });
+    let client = reqwest::Client::new();
+    loop {
+        let request = client
+            .post(format!("http://127.0.0.1:{port}/v1/chat/completions"))
+            .bearer_auth(&token)
+            .json(&body);
+        let answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(error) => {
+                assert!(terminated.load(Ordering::Relaxed) && error.is_connect(), "{error:?}");
+                return;
+            }
+        };
+        assert_eq!(answer.status(), 200);
+        let text = answer.text().await.expect("a clean end");
+        if text.contains("[DONE]") {
+            tally.streams.fetch_add(1, Ordering::Relaxed);
+        } else {
+            assert!(text.contains("server_shutdown") && terminated.load(Ordering::Relaxed), "{text}");
+            tally.drained.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
