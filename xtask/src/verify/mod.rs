@@ -1,6 +1,7 @@
 //! `cargo verify`: every check, in three sizes. Each step is a command that one can run alone; the summary names it.
 
 mod clients;
+mod contract;
 mod deployment;
 mod own_stack;
 mod python;

@@ -21,6 +21,7 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) struct OwnStack {
     root: PathBuf,
     dir: PathBuf,
+    vars: &'static [(&'static str, &'static str)],
     /// What it printed on its start.
     said: String,
     /// What `--env` prints.
@@ -29,9 +30,14 @@ pub(super) struct OwnStack {
 
 impl OwnStack {
     pub(super) fn start(bench: &Bench) -> Result<Self> {
+        Self::start_with(bench, &[])
+    }
+
+    /// With these variables for the roles.
+    pub(super) fn start_with(bench: &Bench, vars: &'static [(&'static str, &'static str)]) -> Result<Self> {
         let root = bench.project.root().to_owned();
         let dir = bench.project.data_dir()?.join("verify");
-        let mut stack = Self { root, dir, said: String::new(), exports: Vec::new() };
+        let mut stack = Self { root, dir, vars, said: String::new(), exports: Vec::new() };
         bench.ui.step("starting a stack");
         // The tests, which ran before, have built the program. `cargo build` alone would build half the dependencies once
         // more: without the features that only tests ask for.
@@ -48,7 +54,7 @@ impl OwnStack {
         Ok(stack)
     }
 
-    fn export(&self, name: &str) -> Option<String> {
+    pub(super) fn export(&self, name: &str) -> Option<String> {
         self.exports.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
     }
 
@@ -59,6 +65,7 @@ impl OwnStack {
         for name in super::steps::OF_A_STACK {
             command.env_remove(name);
         }
+        command.envs(self.vars.iter().copied());
         let out = output_within(&mut command, timeout)?;
         let said = String::from_utf8_lossy(&out.stdout).into_owned();
         if !out.status.success() {

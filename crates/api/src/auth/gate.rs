@@ -79,7 +79,7 @@ fn refuse(reason: &'static str, detail: &'static str) -> Error {
 }
 
 /// The one credential of a request: `Authorization: Bearer`, or `X-API-Key`.
-fn presented(headers: &HeaderMap) -> Result<&str, Error> {
+pub(super) fn presented(headers: &HeaderMap) -> Result<&str, Error> {
     let mut bearer = headers.get_all(header::AUTHORIZATION).iter();
     let mut key = headers.get_all("x-api-key").iter();
     let missing = Error::missing_credentials;

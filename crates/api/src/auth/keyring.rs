@@ -141,7 +141,7 @@ impl Keyring {
             claims
         };
         let now = self.clock.now().timestamp();
-        if now > claims.exp + LEEWAY {
+        if now > claims.exp.saturating_add(LEEWAY) {
             return Err("expired");
         }
         if claims.nbf > now + LEEWAY || claims.iat > now + LEEWAY {
@@ -161,7 +161,9 @@ impl Keyring {
         validation.validate_exp = false;
         validation.validate_nbf = false;
         let claims = jsonwebtoken::decode::<Claims>(token, key, &validation).map_err(|_| "invalid")?.claims;
-        if claims.exp <= claims.iat || claims.exp - claims.iat > self.ttl.num_seconds().max(3_600) {
+        if claims.exp <= claims.iat
+            || claims.exp.saturating_sub(claims.iat) > self.ttl.num_seconds().max(3_600)
+        {
             return Err("lifetime out of bounds");
         }
         Ok(claims)

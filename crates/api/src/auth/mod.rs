@@ -5,6 +5,8 @@ mod cache;
 mod gate;
 mod keyring;
 mod password;
+#[cfg(test)]
+mod properties;
 mod refresh;
 pub(crate) mod revocation;
 

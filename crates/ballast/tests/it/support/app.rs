@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use test_support::{TestDatabase, TestRedis, test_redis};
 use uuid::Uuid;
 
-use super::Answer;
+use super::{Answer, contract};
 
 pub(crate) const PASSWORD: &str = "correct horse battery staple";
 
@@ -258,8 +258,13 @@ impl Persona {
         }
     }
 
+    /// Sends it, and holds the answer against the API's description.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Answer {
-        Answer::read(request.send().await.unwrap()).await
+        let request = request.build().unwrap();
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let answer = Answer::read(self.client.execute(request).await.unwrap()).await;
+        contract::check(&method, &path, &answer);
+        answer
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
