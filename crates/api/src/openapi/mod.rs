@@ -6,7 +6,7 @@
 
 mod answers;
 
-use std::sync::LazyLock;
+use std::{collections::HashSet, sync::LazyLock};
 
 use axum::{
     http::{HeaderValue, header},
@@ -97,6 +97,18 @@ pub fn document_json() -> String {
     json
 }
 
+/// Whether the document has this method of this path.
+pub(crate) fn has(method: &str, path: &str) -> bool {
+    static ALL: LazyLock<HashSet<(String, String)>> = LazyLock::new(|| {
+        let mut all = HashSet::new();
+        for (path, mut item) in document().paths.paths {
+            all.extend(operations(&mut item).map(|(method, _)| (method.to_uppercase(), path.clone())));
+        }
+        all
+    });
+    ALL.contains(&(method.to_owned(), path.to_owned()))
+}
+
 /// The operations of a path with their methods.
 fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
     let all = [
@@ -112,6 +124,18 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut O
 /// The document and the page, for machines and for people.
 pub(crate) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(openapi_json)).routes(routes!(docs::page))
+}
+
+/// One event of an event stream (as the WHATWG's HTML standard defines them), for the description of answers.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "streams are forwarded as text")]
+pub(crate) struct ServerSentEvent {
+    /// Its name; without one it is a `message`.
+    event: Option<String>,
+    /// What is in it.
+    data: String,
+    /// Its id, for `Last-Event-ID`.
+    id: Option<String>,
 }
 
 /// This document.

@@ -5,11 +5,12 @@ use axum::{
     response::Response,
 };
 
-use super::OpenAiError;
+use super::{OpenAiError, bodies::ChatRequest};
 use crate::{
     AppState,
     admission::Pending,
     ai::{Protocol, failure::Failure, proxy},
+    openapi::ServerSentEvent,
 };
 
 /// Chat completions, in one piece or as an event stream (`"stream": true`), as in the OpenAI API.
@@ -17,9 +18,8 @@ use crate::{
 /// The body goes to the engine as it is. A stream is forwarded event by event as it comes; after it has begun, an error is its
 /// last event (`data: {"error": ...}`) and no `[DONE]` follows.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "ai", security(("bearer" = []), ("api_key" = [])),
-    request_body(content = Value, example = json!({"model": "sim-small", "stream": true,
-        "messages": [{"role": "user", "content": "Hello!"}]})),
-    responses((status = 200, description = "JSON, or `text/event-stream`", content((Value = "application/json"), (String = "text/event-stream"))),
+    request_body = ChatRequest,
+    responses((status = 200, description = "JSON, or `text/event-stream`", content((Value = "application/json"), (ServerSentEvent = "text/event-stream"))),
               (status = 400, body = OpenAiError), (status = 401, body = OpenAiError), (status = 413, body = OpenAiError),
               (status = 429, body = OpenAiError), (status = 502, body = OpenAiError), (status = 503, body = OpenAiError),
               (status = 504, body = OpenAiError)))]

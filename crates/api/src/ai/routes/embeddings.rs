@@ -5,7 +5,7 @@ use axum::{
     response::Response,
 };
 
-use super::OpenAiError;
+use super::{OpenAiError, bodies::EmbeddingsRequest};
 use crate::{
     AppState,
     admission::Pending,
@@ -14,7 +14,7 @@ use crate::{
 
 /// Embeddings, as in the OpenAI API.
 #[utoipa::path(post, path = "/v1/embeddings", tag = "ai", security(("bearer" = []), ("api_key" = [])),
-    request_body(content = Value, example = json!({"model": "sim-embedding", "input": "Hello!"})),
+    request_body = EmbeddingsRequest,
     responses((status = 200, body = Value), (status = 400, body = OpenAiError), (status = 401, body = OpenAiError),
               (status = 413, body = OpenAiError), (status = 429, body = OpenAiError), (status = 502, body = OpenAiError),
               (status = 503, body = OpenAiError), (status = 504, body = OpenAiError)))]

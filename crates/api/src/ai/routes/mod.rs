@@ -1,5 +1,6 @@
 //! The routes: one file per endpoint.
 
+mod bodies;
 mod chat;
 mod embeddings;
 mod models;

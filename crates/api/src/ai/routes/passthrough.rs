@@ -5,12 +5,13 @@ use axum::{
     response::Response,
 };
 
-use super::OpenAiError;
+use super::{OpenAiError, bodies::AnyRequest};
 use crate::{
     AppState, Error,
     admission::Pending,
     ai::{Protocol, failure::Failure, proxy},
     extract::Path,
+    openapi::ServerSentEvent,
 };
 
 /// Forwards a JSON body to the same path below the engine's base URL, and the answer back, whatever it is.
@@ -19,8 +20,8 @@ use crate::{
 /// heartbeats while the engine is still silent. After a stream has begun, an error is its last event (`event: error`).
 #[utoipa::path(post, path = "/v1/ai/{*path}", tag = "ai", security(("bearer" = []), ("api_key" = [])),
     params(("path" = String, Path, description = "Path below the engine's base URL")),
-    request_body(content = Value, example = json!({"prompt": "Hello!"})),
-    responses((status = 200, description = "As the engine answers", content((Value = "application/json"), (String = "text/event-stream"))),
+    request_body = AnyRequest,
+    responses((status = 200, description = "As the engine answers", content((Value = "application/json"), (ServerSentEvent = "text/event-stream"))),
               (status = 400, body = OpenAiError), (status = 401, body = OpenAiError), (status = 404, body = OpenAiError),
               (status = 413, body = OpenAiError), (status = 429, body = OpenAiError), (status = 502, body = OpenAiError),
               (status = 503, body = OpenAiError), (status = 504, body = OpenAiError)))]

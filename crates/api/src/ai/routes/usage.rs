@@ -18,6 +18,7 @@ use crate::{
 #[into_params(parameter_in = Query)]
 pub(super) struct Period {
     /// So many days back from now, 1 to 366; without it 30.
+    #[param(minimum = 1, maximum = 366)]
     days: Option<i64>,
 }
 

@@ -16,6 +16,7 @@ use crate::{
 #[schema(example = json!({"name": "nightly import", "scopes": ["ai", "jobs"], "expires_at": "2099-01-01T00:00:00Z"}))]
 pub(super) struct NewApiKey {
     /// What you call it: 1 to 100 characters.
+    #[schema(min_length = 1, max_length = 100)]
     name: String,
     /// What it may do: `ai`, `jobs`. Without this: everything a key may.
     scopes: Option<Vec<String>>,

@@ -55,6 +55,7 @@ pub(super) struct EmailAndPassword {
     /// The account's address.
     email: String,
     /// 8 to 128 characters.
+    #[schema(min_length = 8, max_length = 128)]
     password: String,
 }
 

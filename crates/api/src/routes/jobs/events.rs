@@ -23,6 +23,7 @@ use crate::{
     admission::{Caller, Pending},
     error::Problem,
     extract::Path,
+    openapi::ServerSentEvent,
     stream_permit::StreamPermit,
 };
 
@@ -46,7 +47,7 @@ struct Watch {
 /// The stream ends when the job is over, and after ten minutes; EventSource then asks again.
 #[utoipa::path(get, path = "/v1/jobs/{id}/events", tag = "jobs", security(("bearer" = []), ("api_key" = [])),
     params(("id" = i64, Path)),
-    responses((status = 200, body = String, content_type = "text/event-stream"), (status = 403, body = Problem)))]
+    responses((status = 200, body = ServerSentEvent, content_type = "text/event-stream"), (status = 403, body = Problem)))]
 pub(super) async fn events(
     State(state): State<AppState>,
     pending: Pending,

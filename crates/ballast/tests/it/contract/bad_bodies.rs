@@ -88,13 +88,15 @@ fn wrong_values(operation: &Operation, example: &Value) -> Vec<Case> {
     let schema = operation.body_schema().expect("it has a body");
     // Without properties in its schema a body may be anything for all the document says.
     let typed = schema["properties"].is_object();
+    // And with more fields than those in its schema it may hold what somebody else is to judge.
+    let closed = schema["additionalProperties"] == false;
     let mut all = Vec::new();
     for (name, value) in
         [("null", "null"), ("a boolean", "true"), ("a number", "7"), ("a text", "\"x\""), ("a list", "[]")]
     {
         all.push(case(format!("{name} instead of an object"), value, typed));
     }
-    if schema["additionalProperties"] == false {
+    if closed {
         let mut more = example.clone();
         more["no_such_field"] = "x".into();
         all.push(case("a field that is not known", more.to_string(), true));
@@ -107,7 +109,7 @@ fn wrong_values(operation: &Operation, example: &Value) -> Vec<Case> {
     for (name, value) in example.as_object().expect("the example is an object") {
         let text = example.to_string();
         let doubled = format!("{},\"{name}\":{value}}}", &text[..text.len() - 1]);
-        all.push(case(format!("{name} twice"), doubled, typed));
+        all.push(case(format!("{name} twice"), doubled, schema["properties"][name].is_object()));
         let kind = &schema["properties"][name]["type"];
         let is =
             |wanted: &str| kind == wanted || kind.as_array().is_some_and(|k| k.iter().any(|k| k == wanted));
@@ -133,12 +135,12 @@ fn wrong_values(operation: &Operation, example: &Value) -> Vec<Case> {
     for at in texts(example) {
         let text = example.pointer(&at).and_then(Value::as_str).unwrap_or_default();
         let nul = with(example, &at, format!("{text}\0"));
-        // Forwarded bodies belong to the engine; a credential with a NUL is only a wrong credential.
-        all.push(case(format!("NUL in {at}"), nul.to_string(), typed && !operation.is_public()));
+        // A credential with a NUL is only a wrong credential.
+        all.push(case(format!("NUL in {at}"), nul.to_string(), closed && !operation.is_public()));
         all.push(case(
             format!("100 KiB in {at}"),
             with(example, &at, "x".repeat(100 << 10)).to_string(),
-            typed,
+            closed,
         ));
         for odd in [
             "\u{202e}\u{feff}\u{200b}",
@@ -184,7 +186,7 @@ async fn no_body_is_too_bad_for_a_plain_answer() {
     for operation in Operation::all() {
         let Some(example) = operation.body() else { continue };
         let who = world.who_may(operation);
-        let id = if operation.has_parameter() { behind(operation).make(&world.user).await } else { None };
+        let id = if operation.has_parameter() { behind(operation).make(&world).await } else { None };
         let path = operation.at(id.as_deref().unwrap_or("chat"));
         let text = example.to_string();
         let cases = [not_json(&text), wrong_values(operation, &example), wrong_types(&text)];

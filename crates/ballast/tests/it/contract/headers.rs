@@ -65,7 +65,7 @@ async fn every_answer_of_every_route_has_its_headers_and_errors_their_format() {
     let mut book = Book::default();
     for operation in Operation::all() {
         let who = world.who_may(operation);
-        let id = if operation.has_parameter() { behind(operation).make(&world.user).await } else { None };
+        let id = if operation.has_parameter() { behind(operation).make(&world).await } else { None };
         world.app.run_pending_jobs().await;
         let path = operation.at(id.as_deref().unwrap_or("sim-small"));
         book.check(operation, &send(who, request(operation, who, &path)).await, "as documented");

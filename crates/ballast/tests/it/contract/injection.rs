@@ -96,7 +96,7 @@ async fn sql_in_a_body_is_stored_as_it_is_or_refused() {
     for operation in Operation::all() {
         let Some(example) = operation.body() else { continue };
         let who = world.who_may(operation);
-        let id = if operation.has_parameter() { behind(operation).make(&world.user).await } else { None };
+        let id = if operation.has_parameter() { behind(operation).make(&world).await } else { None };
         let path = operation.at(id.as_deref().unwrap_or("chat"));
         for at in texts(&example) {
             let send = async |text: &str| {
@@ -135,7 +135,7 @@ async fn sql_in_a_body_is_stored_as_it_is_or_refused() {
     assert!(stored >= SQL.len() && refused > 0, "{stored} stored, {refused} refused");
 }
 
-/// Case H7, for paths and queries: ids, cursors, sort orders, filters.
+/// Case H7, for paths, queries and headers: ids, cursors, sort orders, filters.
 #[tokio::test]
 async fn sql_in_an_address_changes_nothing() {
     let world = World::start().await;
@@ -148,13 +148,20 @@ async fn sql_in_an_address_changes_nothing() {
                 addresses.push(operation.at(&encoded.replace('+', "%20")));
             }
             let path = operation.at(NOBODYS);
-            addresses.extend(operation.query().map(|name| format!("{path}?{name}={encoded}")));
+            addresses.extend(operation.parameters("query").map(|name| format!("{path}?{name}={encoded}")));
             for address in addresses {
                 let (answer, made) = measured(&world, who, request(operation, who, &address)).await;
                 assert!(answer.status < 500, "{operation}, {address}: {} {}", answer.status, answer.text);
                 if answer.status >= 300 {
                     assert!(but_for_the_log(&made), "{operation}, {address}: {made:?}");
                 }
+            }
+            for name in operation.parameters("header") {
+                let request = request(operation, who, &path).header(name, sql);
+                let (answer, made) = measured(&world, who, request).await;
+                assert!(answer.status < 500, "{operation}, {name}: {sql}: {} {}", answer.status, answer.text);
+                // The example of a body is good: at most it makes one row of each kind.
+                assert!(made.values().all(|more| *more == 1), "{operation}, {name}: {sql}: {made:?}");
             }
         }
     }

@@ -6,7 +6,7 @@ use reqwest::{Method, header::HeaderMap};
 use serde_json::Value;
 
 use super::{
-    World, request,
+    NOBODYS, World, request,
     resources::{Behind, behind, prefix, unknown},
     send,
 };
@@ -42,7 +42,7 @@ fn seen(answer: &Answer, id: &str) -> Seen {
         status: answer.status,
         headers: names(&answer.headers),
         content_type: answer.header("content-type").to_owned(),
-        body: body.replace(id, "{id}"),
+        body: body.replace(&format!("\"{id}\""), "{id}"),
     }
 }
 
@@ -62,7 +62,7 @@ async fn what_belongs_to_somebody_else_answers_as_if_it_were_not_there() {
     let key = world.app.api_key(&other, &api::routes::api_keys::SCOPES).await;
     let mut tried = 0;
     for (operation, behind) in with_ids() {
-        let Some(id) = behind.make(&world.user).await else { continue };
+        let Some(id) = behind.make(&world).await else { continue };
         let unknown = unknown(&id);
         for (name, who) in [("token", &other), ("API key", &key)] {
             let theirs = send(who, request(operation, who, &operation.at(&id))).await;
@@ -84,7 +84,43 @@ async fn what_belongs_to_somebody_else_answers_as_if_it_were_not_there() {
     assert!(tried >= 6, "only {tried}");
 }
 
-/// Without this the test above could pass because nothing is ever found.
+#[tokio::test]
+async fn routes_for_administrators_refuse_everybody_else() {
+    let world = World::start().await;
+    let key_of_admin = world.app.api_key(&world.admin, &api::routes::api_keys::SCOPES).await;
+    let for_admins = || Operation::all().iter().filter(|o| o.is_for_admins());
+    assert!(for_admins().count() >= 2);
+    for operation in for_admins() {
+        let path = operation.at(NOBODYS);
+        let by_user = send(&world.user, request(operation, &world.user, &path)).await;
+        assert_eq!(by_user.problem(403, "admin_required").status, 403, "{operation}");
+        let by_key = send(&key_of_admin, request(operation, &key_of_admin, &path)).await;
+        assert_eq!(by_key.problem(403, "session_required").status, 403, "{operation}");
+    }
+}
+
+#[tokio::test]
+async fn api_keys_may_do_what_the_document_says_and_nothing_else() {
+    let world = World::start().await;
+    let all = world.app.api_key(&world.user, &api::routes::api_keys::SCOPES).await;
+    let (mut may, mut may_not) = (0, 0);
+    for operation in Operation::all().iter().filter(|o| !o.is_public()) {
+        let ways = operation.value["security"].as_array().unwrap();
+        let id = if operation.has_parameter() { behind(operation).make(&world).await } else { None };
+        let path = operation.at(id.as_deref().unwrap_or(NOBODYS));
+        let answer = send(&all, request(operation, &all, &path)).await;
+        if ways.iter().any(|way| way.get("api_key").is_some()) {
+            assert_ne!(answer.status, 403, "{operation} refuses a key with every scope: {}", answer.text);
+            may += 1;
+        } else {
+            assert_eq!(answer.status, 403, "{operation} takes API keys, and the document does not say so");
+            may_not += 1;
+        }
+    }
+    assert!(may > 5 && may_not > 3, "{may}, {may_not}");
+}
+
+/// Without this the first test could pass because nothing is ever found.
 #[tokio::test]
 async fn what_belongs_to_somebody_answers_to_its_owner_after_others_have_tried() {
     let world = World::start().await;
@@ -94,7 +130,7 @@ async fn what_belongs_to_somebody_answers_to_its_owner_after_others_have_tried()
         let prefix = prefix(operation);
         let id = match owned.get(prefix) {
             Some(id) => id.clone(),
-            None => match behind.make(&world.user).await {
+            None => match behind.make(&world).await {
                 Some(id) => id,
                 None => continue,
             },
@@ -121,7 +157,7 @@ async fn no_list_shows_what_belongs_to_somebody_else() {
     let other = world.app.user().await;
     let mut ids = Vec::new();
     for (_, behind) in with_ids() {
-        ids.extend(behind.make(&world.user).await);
+        ids.extend(behind.make(&world).await);
     }
     let lists = Operation::all().iter().filter(|o| o.method == Method::GET && !o.has_parameter());
     let mut shown = false;

@@ -1,6 +1,7 @@
 //! What is behind the paths with an id.
 
-use crate::support::{Operation, Persona};
+use super::{World, request, send};
+use crate::support::Operation;
 
 /// How a resource comes about.
 pub(super) enum Behind {
@@ -20,6 +21,9 @@ use Behind::{Owned, Shared};
 const RESOURCES: &[(&str, Behind)] = &[
     ("/v1/api-keys/", Owned("POST /v1/api-keys", "/id")),
     ("/v1/jobs/", Owned("POST /v1/jobs", "/id")),
+    ("/v1/admin/jobs/", Owned("POST /v1/jobs", "/id")),
+    // The operators'.
+    ("/v1/admin/queues/", Shared),
     // The engine's.
     ("/v1/models/", Shared),
     ("/v1/ai/", Shared),
@@ -41,14 +45,13 @@ pub(super) fn behind(operation: &Operation) -> &'static Behind {
 }
 
 impl Behind {
-    /// Makes one that belongs to `owner`; `None` when it belongs to nobody.
-    pub(super) async fn make(&self, owner: &Persona) -> Option<String> {
+    /// Makes one that belongs to the world's user; `None` when it belongs to nobody.
+    pub(super) async fn make(&self, world: &World) -> Option<String> {
         let Self::Owned(route, pointer) = self else { return None };
-        let (method, path) = route.split_once(' ').expect("a method and a path");
-        let operation = Operation::all().iter().find(|o| o.method.as_str() == method && o.path == path);
+        let operation = Operation::all().iter().find(|o| o.to_string() == *route);
         let operation =
             operation.unwrap_or_else(|| panic!("RESOURCES names {route}, which is not documented"));
-        let answer = super::send(owner, super::request(operation, owner, path)).await;
+        let answer = send(&world.user, request(operation, &world.user, operation.path)).await;
         assert!((200..300).contains(&answer.status), "{route}: {} {}", answer.status, answer.text);
         let body = answer.json();
         let id =

@@ -84,10 +84,10 @@ impl Operation {
         self.value["requestBody"]["content"].get("application/json")
     }
 
-    /// Names of the query's parameters.
-    pub(crate) fn query(&self) -> impl Iterator<Item = &'static str> {
+    /// Names of the parameters in `place`: `query` or `header`.
+    pub(crate) fn parameters(&self, place: &str) -> impl Iterator<Item = &'static str> {
         let parameters = self.value["parameters"].as_array().into_iter().flatten();
-        parameters.filter(|p| p["in"] == "query").filter_map(|p| p["name"].as_str())
+        parameters.filter(move |p| p["in"] == place).filter_map(|p| p["name"].as_str())
     }
 
     /// The operation that a request was for.
