@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{World, assert_error_body, resources::behind, send, texts, with};
+use super::{World, assert_error_body, request, resources::behind, send, texts, with};
 use crate::support::Operation;
 
 /// A body to send.
@@ -188,6 +188,8 @@ async fn no_body_is_too_bad_for_a_plain_answer() {
         let who = world.who_may(operation);
         let id = if operation.has_parameter() { behind(operation).make(&world).await } else { None };
         let path = operation.at(id.as_deref().unwrap_or("chat"));
+        // What does not exist for us has no body that could be wrong: a path of the engine, a sender of webhooks.
+        let judged = send(who, request(operation, who, &path)).await.status != 404;
         let text = example.to_string();
         let cases = [not_json(&text), wrong_values(operation, &example), wrong_types(&text)];
         for case in cases.into_iter().flatten() {
@@ -198,7 +200,7 @@ async fn no_body_is_too_bad_for_a_plain_answer() {
             let answer = send(who, request).await;
             let why = &case.name;
             assert!(answer.status < 500, "{operation}, {why}: {} {}", answer.status, answer.text);
-            if case.wrong {
+            if case.wrong && judged {
                 assert!(
                     matches!(answer.status, 400 | 413 | 415 | 422),
                     "{operation}, {why}: {} {}",

@@ -10,7 +10,10 @@ mod ownership;
 mod resources;
 mod routes;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use reqwest::RequestBuilder;
 use serde_json::Value;
@@ -58,10 +61,20 @@ impl World {
     }
 }
 
+/// The example of an operation's body, with a name that nothing has yet: many names may be used once.
+fn fresh_body(operation: &Operation) -> Option<Value> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let mut body = operation.body()?;
+    if let Some(Value::String(name)) = body.get_mut("name") {
+        *name = format!("{name} {}", COUNT.fetch_add(1, Ordering::Relaxed));
+    }
+    Some(body)
+}
+
 /// A request of an operation, with its example for a body.
 fn request(operation: &Operation, who: &Persona, path: &str) -> RequestBuilder {
     let request = who.request(operation.method.clone(), path);
-    match operation.body() {
+    match fresh_body(operation) {
         Some(body) => request.json(&body),
         None => request,
     }

@@ -24,6 +24,9 @@ const RESOURCES: &[(&str, Behind)] = &[
     ("/v1/admin/jobs/", Owned("POST /v1/jobs", "/id")),
     // The operators'.
     ("/v1/admin/queues/", Shared),
+    ("/v1/credentials/", Owned("POST /v1/credentials", "/id")),
+    // Whoever has the source's secret.
+    ("/v1/webhooks/", Shared),
     // The engine's.
     ("/v1/models/", Shared),
     ("/v1/ai/", Shared),
