@@ -7,7 +7,7 @@ use serde_json::{Value, value::RawValue};
 use sqlx::{Connection as _, PgConnection, types::Json};
 use uuid::Uuid;
 
-use crate::{Error, ack::Key, handler::Kinds};
+use crate::{Error, ack::Key, floor::Levels, handler::Kinds};
 
 /// A job that this worker holds.
 #[derive(Debug)]
@@ -21,8 +21,23 @@ pub(crate) struct Claimed {
     pub(crate) traceparent: Option<String>,
     pub(crate) owner: Option<Uuid>,
     pub(crate) cancel_requested: bool,
+    pub(crate) place: Place,
+}
+
+/// Where a job stood in its queue.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) priority: i16,
+    pub(crate) run_at: DateTime<Utc>,
+    pub(crate) id: i64,
+    pub(crate) claimed_at: DateTime<Utc>,
+}
+
+impl Claimed {
     /// How long it had been due when it was claimed.
-    pub(crate) waited: Duration,
+    pub(crate) fn waited(&self) -> Duration {
+        (self.place.claimed_at - self.place.run_at).to_std().unwrap_or_default()
+    }
 }
 
 struct Row {
@@ -54,7 +69,12 @@ impl Row {
             traceparent: traceparent.map(str::to_owned),
             owner: self.owner,
             cancel_requested: self.cancel_requested,
-            waited: (self.claimed_at - self.run_at).to_std().unwrap_or_default(),
+            place: Place {
+                priority: self.priority,
+                run_at: self.run_at,
+                id: self.id,
+                claimed_at: self.claimed_at,
+            },
         }
     }
 }
@@ -65,6 +85,7 @@ pub(crate) async fn claim(
     worker: Uuid,
     queue: &str,
     kinds: &[String],
+    from: &Levels,
     n: usize,
 ) -> Result<Vec<Claimed>, Error> {
     // `id = any(array(...))` and not a join: the join's plan is a sequential scan of the table. The outer limit stops
@@ -76,11 +97,11 @@ pub(crate) async fn claim(
            set state = 'running', worker = $1, attempt = attempt + 1, fence = fence + 1, claimed_at = clock_timestamp()
            where id = any(array(
                select due.id
-               from generate_series(0, 3) as level (priority)
+               from unnest($5::timestamptz[], $6::bigint[]) with ordinality as floor (run_at, id, level)
                cross join lateral (
                    select id from job
-                   where state = 'ready' and queue = $2 and priority = level.priority and run_at <= now()
-                     and kind = any($3)
+                   where state = 'ready' and queue = $2 and priority = floor.level - 1 and run_at <= now()
+                     and (run_at, id) >= (floor.run_at, floor.id) and kind = any($3)
                    order by run_at, id
                    limit $4
                    for update skip locked
@@ -93,7 +114,9 @@ pub(crate) async fn claim(
         worker,
         queue,
         kinds,
-        n as i64
+        n as i64,
+        &from.run_at as &[DateTime<Utc>],
+        &from.id
     )
     .fetch_all(conn)
     .await?;
@@ -131,45 +154,61 @@ pub(crate) async fn claim_limited(
     let free = usize::from(*limit).saturating_sub(running.unsigned_abs() as usize);
     let claimed = match n.min(free) {
         0 => Vec::new(),
-        n => claim(&mut tx, worker, queue, std::slice::from_ref(kind), n).await?,
+        n => claim(&mut tx, worker, queue, std::slice::from_ref(kind), &Levels::FRONT, n).await?,
     };
     tx.commit().await?;
     Ok(Some(claimed))
 }
 
-/// How long until the next job of these kinds is due; `None` when none is waiting. Nothing when one is due already: it has
-/// become so since the claim, and a look at later times only would miss it. Of kinds with a limit only the later times
-/// count: what is due may have to wait for the end of another one.
+/// When a queue is to be looked at again.
+#[derive(Debug)]
+pub(crate) struct NextDue {
+    /// How long until the next job is due; none when none is waiting.
+    pub(crate) wait: Option<Duration>,
+    /// The database's time.
+    pub(crate) now: DateTime<Utc>,
+    pub(crate) paused: bool,
+}
+
+/// When the next job of these kinds is due. A job that is due already counts: it has become so since the claim, and a look at
+/// later times only would miss it. Of kinds with a limit only the later times count: what is due may have to wait for the end
+/// of another one.
 pub(crate) async fn next_due(
     conn: &mut PgConnection,
     queue: &str,
     kinds: &Kinds,
-) -> Result<Option<Duration>, Error> {
+    from: &Levels,
+) -> Result<NextDue, Error> {
     let limited: Vec<String> = kinds.limited.iter().map(|(kind, _)| kind.clone()).collect();
-    let ms = sqlx::query_scalar!(
-        r#"select extract(epoch from min(next.run_at) - clock_timestamp())::float8 * 1000 as ms
-           from generate_series(0, 3) as level (priority)
-           cross join lateral (
-               (select run_at from job
-                where state = 'ready' and queue = $1 and priority = level.priority and kind = any($2)
-                  and cardinality($2) > 0
-                order by run_at
-                limit 1)
-               union all
-               (select run_at from job
-                where state = 'ready' and queue = $1 and priority = level.priority and kind = any($3)
-                  and run_at > now() and cardinality($3) > 0
-                order by run_at
-                limit 1)
-           ) as next
-           where not exists (select from queue where name = $1 and paused_at is not null)"#,
+    let next = sqlx::query!(
+        r#"select clock_timestamp() as "now!",
+                  exists (select from queue where name = $1 and paused_at is not null) as "paused!",
+                  (select min(next.run_at)
+                   from unnest($4::timestamptz[], $5::bigint[]) with ordinality as floor (run_at, id, level)
+                   cross join lateral (
+                       (select run_at from job
+                        where state = 'ready' and queue = $1 and priority = floor.level - 1
+                          and (run_at, id) >= (floor.run_at, floor.id)
+                          and kind = any($2) and cardinality($2) > 0
+                        order by run_at, id
+                        limit 1)
+                       union all
+                       (select run_at from job
+                        where state = 'ready' and queue = $1 and priority = floor.level - 1 and run_at > now()
+                          and kind = any($3) and cardinality($3) > 0
+                        order by run_at, id
+                        limit 1)
+                   ) as next) as run_at"#,
         queue,
         &kinds.free,
         &limited,
+        &from.run_at as &[DateTime<Utc>],
+        &from.id,
     )
     .fetch_one(conn)
     .await?;
-    Ok(ms.map(|ms| Duration::from_secs_f64(ms.max(0.0) / 1_000.0)))
+    let wait = next.run_at.filter(|_| !next.paused).map(|at| (at - next.now).to_std().unwrap_or_default());
+    Ok(NextDue { wait, now: next.now, paused: next.paused })
 }
 
 /// Gives back jobs that the database says are ours and that we do not know: the answer to the claim was lost on its way.

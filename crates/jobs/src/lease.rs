@@ -258,13 +258,10 @@ async fn rescue_once(conn: &mut PgConnection) -> Result<Vec<(i64, String, String
     Ok(rows.into_iter().map(|r| (r.id, r.kind, r.state)).collect())
 }
 
-/// Jobs of this worker that somebody wants to stop, in case the notification was lost.
-pub(crate) async fn cancel_requests(conn: &mut PgConnection, worker: Uuid) -> Result<Vec<i64>, Error> {
-    let ids = sqlx::query_scalar!(
-        "select id from job where state = 'running' and worker = $1 and cancel_requested",
-        worker
-    )
-    .fetch_all(conn)
-    .await?;
+/// Which of these jobs somebody wants to stop, in case the notification was lost.
+pub(crate) async fn cancel_requests(conn: &mut PgConnection, held: &[i64]) -> Result<Vec<i64>, Error> {
+    let ids = sqlx::query_scalar!("select id from job where id = any($1) and cancel_requested", held)
+        .fetch_all(conn)
+        .await?;
     Ok(ids)
 }

@@ -10,6 +10,7 @@ mod db;
 mod enqueue;
 mod error;
 mod execute;
+mod floor;
 mod handler;
 mod held;
 mod housekeeping;

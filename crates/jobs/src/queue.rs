@@ -13,9 +13,10 @@ use crate::{
     Error,
     ack::{Ack, Back, Pending, chain},
     buffer::{Ahead, Buffer, Ready, RecentDuration},
-    claim,
+    claim::{self, Claimed},
     db::Kept,
     execute::{self, Stops},
+    floor::{Floor, Looked},
     handler::{Handlers, Kinds},
     held::Held,
     lease::Session,
@@ -54,6 +55,7 @@ pub(crate) struct Queue {
     refill: Arc<Notify>,
     buffer: Buffer,
     ahead: Ahead,
+    floor: Floor,
     waits: metrics::Histogram,
     /// The last look left something behind, as far as we know.
     more: bool,
@@ -77,6 +79,7 @@ impl Queue {
             buffer: Buffer::new(refill.clone()),
             refill,
             ahead: Ahead::new(shared.prefetch),
+            floor: Floor::new(shared.reconcile_every),
             waits: metrics::histogram!("job_wait_seconds", "queue" => name.clone()),
             more: true,
             // A worker that starts takes a look at everything.
@@ -145,63 +148,70 @@ impl Queue {
                 self.shared.last_claim.now();
                 return Ok(poll);
             }
-            let look = self.look(&session, wanted).await?;
+            let again = self.look(&session, wanted).await?;
             self.shared.last_claim.now();
-            self.start();
-            if look.found < wanted {
-                let due = self.next_due().await?;
-                let soon = look.contended.then_some(LOOK_AGAIN);
-                return Ok([due, soon].into_iter().flatten().fold(poll, Duration::min));
+            if let Some(again) = again {
+                return Ok(again.min(poll));
             }
         }
     }
 
-    /// When the next job is due.
-    async fn next_due(&mut self) -> Result<Option<Duration>, Error> {
-        let (name, kinds) = (&self.name, &self.kinds);
-        let due = self.conn.call(async |conn| claim::next_due(conn, name, kinds).await).await?;
-        // A job that is due and was not claimed is being claimed by somebody else: do not ask without a pause.
-        Ok(due.map(|due| due.max(LOOK_AGAIN)))
-    }
-
-    /// Claims up to so many jobs.
-    async fn look(&mut self, session: &Session, wanted: usize) -> Result<Look, Error> {
+    /// Claims up to so many jobs and starts what it can. Says when to look again if it found fewer.
+    async fn look(&mut self, session: &Session, wanted: usize) -> Result<Option<Duration>, Error> {
         let everything = Instant::now() >= self.reconcile_at;
         if everything {
             self.reconcile_at = Instant::now() + self.shared.reconcile_every;
             self.reconcile(session).await?;
         }
         let all = everything.then(|| self.shared.handlers.kinds());
-        let (name, kinds) = (&self.name, all.as_ref().unwrap_or(&self.kinds));
-        let (claimed, contended) = self
-            .conn
-            .call(async |conn| {
-                let (mut claimed, mut contended) = (Vec::new(), false);
-                for kind in &kinds.limited {
-                    let n = wanted - claimed.len();
-                    if n > 0 {
-                        let some = claim::claim_limited(conn, session.id, name, kind, n).await?;
-                        contended |= some.is_none();
-                        claimed.extend(some.unwrap_or_default());
-                    }
-                }
-                if wanted > claimed.len() && !kinds.free.is_empty() {
-                    let n = wanted - claimed.len();
-                    claimed.extend(claim::claim(conn, session.id, name, &kinds.free, n).await?);
-                }
-                Ok::<_, Error>((claimed, contended))
-            })
-            .await?;
-        let found = claimed.len();
+        let kinds = all.as_ref().unwrap_or(&self.kinds);
+        let (levels, from_front) = self.floor.begin();
+        let (limited, contended) = claim_limited(&mut self.conn, session, &self.name, kinds, wanted).await?;
+        let begun = Instant::now();
+        let left = wanted - limited.len();
+        let free = match left {
+            _ if kinds.free.is_empty() => Vec::new(),
+            0 => Vec::new(),
+            n => {
+                let work = async |conn: &mut _| {
+                    claim::claim(conn, session.id, &self.name, &kinds.free, &levels, n).await
+                };
+                self.conn.call(work).await?
+            }
+        };
+        let (found, last) = (free.len(), free.last().map(|job| job.place));
+        let all_found = found < left;
         // A limit may be what stops us here; the end of a job is then a reason to look again.
-        self.more = found == wanted || !kinds.limited.is_empty();
+        self.more = !all_found || !kinds.limited.is_empty();
+        self.keep(session, limited.into_iter().chain(free).collect(), !all_found);
+        self.start();
+        let next = if all_found {
+            let (name, kinds) = (&self.name, &self.kinds);
+            Some(self.conn.call(async |conn| claim::next_due(conn, name, kinds, &levels).await).await?)
+        } else {
+            None
+        };
+        let all_at = next.as_ref().map(|next| next.now);
+        self.floor.looked(Looked { from_front, took: begun.elapsed(), found, last, all_at });
+        Ok(next.map(|next| {
+            if next.paused {
+                self.floor.reset();
+            }
+            // A job that is due and was not claimed is being claimed by somebody else: do not ask without a pause.
+            let soon = contended.then_some(LOOK_AGAIN);
+            let due = next.wait.map(|due| due.max(LOOK_AGAIN));
+            [due, soon].into_iter().flatten().min().unwrap_or(Duration::MAX)
+        }))
+    }
+
+    /// Takes note of what was claimed.
+    fn keep(&mut self, session: &Session, claimed: Vec<Claimed>, full: bool) {
         let bytes = claimed.iter().map(|job| job.args.get().len()).sum();
-        self.ahead.claimed(found, bytes, found == wanted);
+        self.ahead.claimed(claimed.len(), bytes, full);
         self.buffer.extend(claimed.into_iter().map(|job| {
-            self.waits.record(job.waited.as_secs_f64());
+            self.waits.record(job.waited().as_secs_f64());
             Ready { held: self.shared.held.add(job.key), session: session.clone(), job }
         }));
-        Ok(Look { found, contended })
     }
 
     /// Starts a task for each free slot that has work.
@@ -237,11 +247,25 @@ impl Queue {
     }
 }
 
-/// What a look brought.
-struct Look {
-    found: usize,
-    /// Somebody else was claiming a kind with a limit.
-    contended: bool,
+/// Claims jobs of kinds with a limit, and says whether somebody else was at it.
+async fn claim_limited(
+    conn: &mut Kept,
+    session: &Session,
+    queue: &str,
+    kinds: &Kinds,
+    wanted: usize,
+) -> Result<(Vec<Claimed>, bool), Error> {
+    let (mut claimed, mut contended) = (Vec::new(), false);
+    for kind in &kinds.limited {
+        let n = wanted - claimed.len();
+        if n == 0 {
+            break;
+        }
+        let some = conn.call(async |c| claim::claim_limited(c, session.id, queue, kind, n).await).await?;
+        contended |= some.is_none();
+        claimed.extend(some.unwrap_or_default());
+    }
+    Ok((claimed, contended))
 }
 
 /// Runs this job and, while there are more at hand, the next one in the same slot.

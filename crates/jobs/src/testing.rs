@@ -13,6 +13,7 @@ use crate::{
     ack::{self, Ack},
     claim,
     execute::{self, Stops},
+    floor::Levels,
     held::Held,
     lease::Session,
 };
@@ -39,7 +40,9 @@ pub async fn drain_until_empty(worker: &Worker) -> usize {
             .expect("queues are listed");
         let before = attempts;
         for queue in queues {
-            for job in claim::claim(&mut conn, session.id, &queue, &kinds, 1).await.expect("jobs are claimed")
+            for job in claim::claim(&mut conn, session.id, &queue, &kinds, &Levels::FRONT, 1)
+                .await
+                .expect("jobs are claimed")
             {
                 attempts += 1;
                 let handler = worker.handlers.0[job.kind.as_str()].clone();

@@ -11,7 +11,7 @@ use runtime::{Lifecycle, Phase};
 use serde::Serialize;
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, mpsc},
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,7 @@ use crate::{
     CronLine, JobContext, JobError, JobSpec, Settings, ack, admin, cron, db,
     handler::{Handler, Handlers},
     held::Held,
-    lease::{self, Identity, Session},
+    lease::{self, Identity},
     queue::{Queue, Shared},
     slots::{self, Slots},
     wake::{self, Wakes},
@@ -125,7 +125,7 @@ impl Worker {
         let shared = Shared {
             pool: self.pool.clone(),
             handlers: Arc::new(self.handlers.clone()),
-            sessions: sessions.clone(),
+            sessions,
             held: held.clone(),
             acks,
             lifecycle: lifecycle.clone(),
@@ -160,7 +160,7 @@ impl Worker {
             all_written.cancel();
         });
         lifecycle.spawn("job listener", wake::run(self.direct.clone(), wakes, stop.clone()));
-        lifecycle.spawn("job upkeep", upkeep(self.clone(), sessions, held, stop));
+        lifecycle.spawn("job upkeep", upkeep(self.clone(), held, stop));
         if !self.schedule.is_empty() {
             lifecycle.spawn("job schedule", run_schedule(self, handle.clone(), lifecycle.clone()));
         }
@@ -245,27 +245,21 @@ async fn run_schedule(worker: Worker, handle: WorkerHandle, lifecycle: Lifecycle
 }
 
 /// Rescues the jobs of lost workers, passes on cancellations that were not heard, and measures the queues.
-async fn upkeep(
-    worker: Worker,
-    sessions: watch::Receiver<Option<Session>>,
-    held: Held,
-    stop: CancellationToken,
-) {
+async fn upkeep(worker: Worker, held: Held, stop: CancellationToken) {
     let pool = &worker.pool;
     let every = (worker.settings.lease / 6).min(Duration::from_secs(5));
     let queues: Vec<String> = worker.queues.keys().cloned().collect();
     let (mut introduced, mut measure_at) = (false, Instant::now());
     while !stop.is_cancelled() {
-        let session = sessions.borrow().as_ref().map(|s| s.id);
         let round = async {
             lease::rescue(pool).await?;
             if !introduced {
                 db::call(pool, async |conn| admin::introduce_queues(conn, &queues).await).await?;
                 introduced = true;
             }
-            if let Some(worker) = session {
-                let ids = db::call(pool, async |conn| lease::cancel_requests(conn, worker).await).await?;
-                for id in ids {
+            let ids: Vec<_> = held.keys().into_iter().map(|(id, _)| id).collect();
+            if !ids.is_empty() {
+                for id in db::call(pool, async |conn| lease::cancel_requests(conn, &ids).await).await? {
                     held.cancel(id);
                 }
             }

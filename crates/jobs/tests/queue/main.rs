@@ -10,4 +10,5 @@ mod faults;
 mod limits;
 mod operating;
 mod outcomes;
+mod pressure;
 mod property;
