@@ -60,7 +60,7 @@ impl Secrets {
         };
         match value.split_once('_') {
             // A random token behind its prefix: its bytes may be written down in another way.
-            Some(("rt", random)) => {
+            Some(("rt" | "ot", random)) => {
                 add(random);
                 let bytes = URL_SAFE_NO_PAD.decode(random).unwrap();
                 self.needles.insert(api::auth::hex(&bytes), (name.to_owned(), class));
@@ -81,6 +81,18 @@ impl Secrets {
                 let before: String = before.into_iter().rev().collect();
                 Some(format!("{place:?}, {what}: holds {name}, after\n{before}\n"))
             })
+            .collect()
+    }
+
+    /// What looks like a refresh token or a mailed one, whether it is known here or not.
+    pub(super) fn tokens_in(text: &str) -> Vec<String> {
+        let part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        ["rt_", "ot_"]
+            .iter()
+            .flat_map(|prefix| text.match_indices(prefix))
+            .filter(|(at, _)| !text[..*at].ends_with(part))
+            .map(|(at, _)| text[at..].chars().take_while(|c| part(*c)).collect::<String>())
+            .filter(|token| token.len() == 46)
             .collect()
     }
 
