@@ -1,9 +1,11 @@
 //! Every route, as it is meant to be used. A route that is added needs a line here: until then the test says so.
 
-use db::one_time_tokens::{OneTimeToken, Purpose};
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use reqwest::header::{HeaderMap, HeaderName};
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use uuid::Uuid;
 
 use super::{
     secrets::Class,
@@ -45,8 +47,12 @@ pub(super) async fn every_route_works(w: &mut World, pool: &PgPool, metrics_toke
     let people = identity(w, pool).await;
     ai(w, &people.user.who).await;
     ai(w, &people.key).await;
-    account(w, pool).await;
-    invitations(w, &people.admin.who).await;
+    // Where accounts are looked after by mail; those who removed that part need no change here.
+    let document = w.ok(&nobody, "GET /openapi.json", &[], NONE).await.json();
+    if document["paths"]["/v1/auth/password/reset"].is_object() {
+        account(w, pool).await;
+        invitations(w, &people.admin.who).await;
+    }
     credentials(w, &people.user.who).await;
     webhook(w).await;
     user_jobs(w, &people.user.who).await;
@@ -89,20 +95,22 @@ async fn identity(w: &mut World, pool: &PgPool) -> People {
 async fn spend_mailed_token(
     w: &mut World,
     pool: &PgPool,
-    purpose: Purpose,
+    purpose: &str,
     email: &str,
     operation: &str,
     mut body: Value,
 ) {
     let user = db::users::find_by_email(&mut pool.acquire().await.unwrap(), email).await.unwrap().unwrap();
     eventually(operation, std::time::Duration::from_secs(20), async || {
-        let token = OneTimeToken::generate().unwrap();
+        let bytes = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat();
+        let token = format!("ot_{}", URL_SAFE_NO_PAD.encode(&bytes));
+        let hash = digest(&SHA256, &bytes).as_ref().to_vec();
         let sql = "insert into one_time_token (hash, purpose, user_id, email, expires_at)
                    values ($1, $2, $3, $4, now() + interval '1 hour')";
-        let insert = sqlx::query(sql).bind(token.hash().to_vec()).bind(purpose.as_str());
+        let insert = sqlx::query(sql).bind(hash).bind(purpose);
         insert.bind(user.id).bind(email).execute(pool).await.unwrap();
-        w.secrets.learn("a mailed token", &token.text(), Class::Secret);
-        body["token"] = json!(token.text());
+        w.secrets.learn("a mailed token", &token, Class::Secret);
+        body["token"] = json!(token);
         w.ask(&Who::default(), operation, &[], body.clone()).await.status == 204
     })
     .await;
@@ -114,7 +122,7 @@ async fn account(w: &mut World, pool: &PgPool) {
     let user = w.log_in(email, &password).await.who;
     let other = w.log_in(email, &password).await;
     w.ok(&user, "POST /v1/auth/verify-email/resend", &[], NONE).await;
-    spend_mailed_token(w, pool, Purpose::VerifyEmail, email, "POST /v1/auth/verify-email", json!({})).await;
+    spend_mailed_token(w, pool, "verify_email", email, "POST /v1/auth/verify-email", json!({})).await;
     let sessions = w.ok(&other.who, "GET /v1/sessions", &[], NONE).await.json();
     let id =
         sessions["data"].as_array().unwrap().iter().find(|s| s["current"] == false).unwrap()["id"].clone();
@@ -126,7 +134,7 @@ async fn account(w: &mut World, pool: &PgPool) {
     w.ok(&nobody, "POST /v1/auth/password/forgot", &[], json!({ "email": email })).await;
     let last = w.secrets.new_value("a reset password", Class::Secret);
     let reset = json!({ "password": last });
-    spend_mailed_token(w, pool, Purpose::ResetPassword, email, "POST /v1/auth/password/reset", reset).await;
+    spend_mailed_token(w, pool, "reset_password", email, "POST /v1/auth/password/reset", reset).await;
     let user = w.log_in(email, &last).await.who;
     w.ok(&user, "POST /v1/auth/logout-all", &[], NONE).await;
 }
