@@ -33,6 +33,8 @@ pub struct Caller {
     pub session_id: Option<Uuid>,
     /// The key, with an API key.
     pub api_key_id: Option<Uuid>,
+    /// The part of the key by which its record is found.
+    pub api_key_public_id: Option<Arc<str>>,
     /// `user` or `admin`.
     pub role: String,
     /// What an API key may do; `None` for a session, which may do everything its user may.
@@ -132,6 +134,7 @@ impl Pending {
                     user_id: claims.sub,
                     session_id: Some(claims.sid),
                     api_key_id: None,
+                    api_key_public_id: None,
                     role: claims.scope.clone(),
                     scopes: None,
                     issued_at: claims.iat,
@@ -177,7 +180,7 @@ impl Pending {
                 Some(known) => known,
                 None => (Arc::from(""), Arc::new(Record::nobody())),
             };
-            let caller = self.key_caller(&record);
+            let caller = self.key_caller(key, &record);
             let opens = record.accepts(key, self.state.clock.now());
             let mut admission = Admission::default();
             admission.with_record(key.public_id(), etag.as_ref());
@@ -218,6 +221,14 @@ impl Pending {
             .await?;
         let record = row.map_or_else(Record::nobody, Record::from_row);
         let encoded = record.encode().map_err(Error::internal)?;
+        // A record is loaded every five minutes at most, so this is no write per request; it is not worth failing one for.
+        if record.accepts(key, self.state.clock.now()) {
+            let touched =
+                self.state.database.call("api_keys.touch", async |c| db::api_keys::touch(c, record.id).await);
+            if let Err(error) = touched.await {
+                tracing::debug!(%error, "the last use of an api key was not noted");
+            }
+        }
         // While Redis is out the record stays in the process; that is what the cache is for.
         let keep = if record.dead { DEAD_RECORD_TTL } else { RECORD_TTL };
         let _ = self.state.limiter.add_record(key.public_id(), &encoded, keep).await;
@@ -225,11 +236,12 @@ impl Pending {
         known.ok_or_else(|| Error::internal(anyhow::anyhow!("an encoded record can be read again")))
     }
 
-    fn key_caller(&self, record: &Record) -> Caller {
+    fn key_caller(&self, key: &ApiKeySecret, record: &Record) -> Caller {
         Caller {
             user_id: record.user_id,
             session_id: None,
             api_key_id: Some(record.id),
+            api_key_public_id: Some(key.public_id().into()),
             role: record.role.clone(),
             scopes: Some(record.scopes.clone()),
             issued_at: 0,
@@ -270,10 +282,16 @@ impl FromRequestParts<AppState> for Admin {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self> {
         let caller = Caller::from_request_parts(parts, state).await?;
-        caller.require_live_session(state).await?;
-        match caller.role.as_str() {
-            "admin" => Ok(Self(caller)),
-            _ => Err(Error::forbidden("admin_required", "Only administrators may do this.")),
+        let session_id = caller.require_session()?;
+        // The token's role may be a quarter of an hour old.
+        let role = state
+            .database
+            .call("sessions.active_role", async |c| db::sessions::active_role(c, session_id).await)
+            .await?;
+        match role.as_deref() {
+            Some("admin") => Ok(Self(caller)),
+            None => Err(Error::unauthorized("revoked", "This session was ended: log in again.")),
+            Some(_) => Err(Error::forbidden("admin_required", "Only administrators may do this.")),
         }
     }
 }

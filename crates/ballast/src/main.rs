@@ -48,6 +48,8 @@ enum Command {
     Doctor(commands::doctor::Doctor),
     /// Print fresh secrets for a deployment
     Keygen(commands::keygen::Keygen),
+    /// Make accounts and look after them
+    User(commands::user::UserCommand),
     /// Look after the keys of stored credentials
     Credentials(commands::credentials::Credentials),
     /// Serve a simulated AI engine, for development and tests
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Command::Healthcheck(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Keygen(command) => command.run(),
+        Command::User(command) => command.run(),
         Command::Credentials(command) => command.run(),
         Command::EngineSim(command) => command.run(),
     }

@@ -153,3 +153,15 @@ pub async fn is_active(c: &mut PgConnection, id: Uuid) -> Result<bool> {
     .await?;
     Ok(active)
 }
+
+/// Notes that a key is used, at most once a minute.
+pub async fn touch(c: &mut PgConnection, id: Uuid) -> Result<()> {
+    sqlx::query!(
+        "update api_key set last_used_at = now()
+         where id = $1 and (last_used_at is null or last_used_at < now() - interval '1 minute')",
+        id
+    )
+    .execute(c)
+    .await?;
+    Ok(())
+}

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -40,4 +41,59 @@ pub async fn insert(c: &mut PgConnection, event: &Event<'_>) -> Result<()> {
     .execute(c)
     .await?;
     Ok(())
+}
+
+/// An event that happened.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its number: later events have larger ones.
+    pub id: i64,
+    /// When.
+    pub occurred_at: DateTime<Utc>,
+    /// What.
+    pub event: String,
+    /// To whom.
+    pub user_id: Option<Uuid>,
+    /// In which session.
+    pub session_id: Option<Uuid>,
+    /// From where.
+    pub ip: Option<String>,
+    /// In which request.
+    pub request_id: Option<String>,
+    /// What else is worth knowing.
+    pub detail: serde_json::Value,
+}
+
+/// Which events.
+#[derive(Debug, Clone, Default)]
+pub struct Filter<'a> {
+    /// Of this user.
+    pub user_id: Option<Uuid>,
+    /// Of this kind.
+    pub event: Option<&'a str>,
+    /// Not before this.
+    pub since: Option<DateTime<Utc>>,
+    /// Before the event with this number.
+    pub before: Option<i64>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+/// Events, newest first.
+pub async fn list(c: &mut PgConnection, filter: &Filter<'_>) -> Result<Vec<Entry>> {
+    let entries = sqlx::query_as!(
+        Entry,
+        "select id, occurred_at, event, user_id, session_id, host(ip) as ip, request_id, detail from audit_log
+         where ($1::uuid is null or user_id = $1) and ($2::text is null or event = $2)
+           and ($3::timestamptz is null or occurred_at >= $3) and ($4::bigint is null or id < $4)
+         order by id desc limit $5",
+        filter.user_id,
+        filter.event,
+        filter.since,
+        filter.before,
+        filter.limit,
+    )
+    .fetch_all(c)
+    .await?;
+    Ok(entries)
 }

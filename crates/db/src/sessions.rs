@@ -160,3 +160,15 @@ pub async fn delete_ended(c: &mut PgConnection, before: DateTime<Utc>) -> Result
         .await?;
     Ok(done.rows_affected())
 }
+
+/// The role, as of now, of the user whose session this is; `None` when the session is over.
+pub async fn active_role(c: &mut PgConnection, id: Uuid) -> Result<Option<String>> {
+    let role = sqlx::query_scalar!(
+        "select u.role from session s join users u on u.id = s.user_id
+         where s.id = $1 and s.revoked_at is null and s.expires_at > now() and u.disabled_at is null",
+        id
+    )
+    .fetch_optional(c)
+    .await?;
+    Ok(role)
+}

@@ -115,3 +115,111 @@ pub async fn set_password_hash(c: &mut PgConnection, id: Uuid, password_hash: &s
         .await?;
     Ok(())
 }
+
+/// Users, newest first, older than the one with the id `before`.
+pub async fn list(c: &mut PgConnection, before: Option<Uuid>, limit: i64) -> Result<Vec<User>> {
+    let users = sqlx::query_as!(
+        User,
+        "select id, email, role, email_verified_at, disabled_at, created_at from users
+         where $1::uuid is null or id < $1 order by id desc limit $2",
+        before,
+        limit
+    )
+    .fetch_all(c)
+    .await?;
+    Ok(users)
+}
+
+/// Changes a role; false when it is that already.
+pub async fn set_role(c: &mut PgConnection, id: Uuid, role: &str) -> Result<bool> {
+    let done =
+        sqlx::query!("update users set role = $2, updated_at = now() where id = $1 and role <> $2", id, role)
+            .execute(c)
+            .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Lets a disabled user log in again; false when the user was not disabled.
+pub async fn enable(c: &mut PgConnection, id: Uuid) -> Result<bool> {
+    let done = sqlx::query!(
+        "update users set disabled_at = null, updated_at = now() where id = $1 and disabled_at is not null",
+        id
+    )
+    .execute(c)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// What a disabled user had, to be marked in Redis.
+#[derive(Debug, Clone, Default)]
+pub struct Disabled {
+    /// False when the user was disabled already.
+    pub now: bool,
+    /// Sessions that ended within the longest life of an access token.
+    pub sessions: Vec<Uuid>,
+    /// Public ids of API keys that were revoked lately.
+    pub api_keys: Vec<String>,
+}
+
+/// Disables a user, ends every session and revokes every API key. Doing it again tells once more what has to be marked.
+pub async fn disable(c: &mut PgConnection, id: Uuid) -> Result<Disabled> {
+    // First the user's row: a login that is on its way holds it until its session is there, and then that is ended too.
+    let now = sqlx::query!(
+        "update users set disabled_at = now(), updated_at = now() where id = $1 and disabled_at is null",
+        id
+    )
+    .execute(&mut *c)
+    .await?;
+    sqlx::query!(
+        "update session set revoked_at = now(), revoked_reason = 'user disabled'
+         where user_id = $1 and revoked_at is null",
+        id
+    )
+    .execute(&mut *c)
+    .await?;
+    sqlx::query!("update api_key set revoked_at = now() where user_id = $1 and revoked_at is null", id)
+        .execute(&mut *c)
+        .await?;
+    let sessions = sqlx::query_scalar!(
+        "select id from session where user_id = $1 and revoked_at > now() - interval '2 hours'",
+        id
+    )
+    .fetch_all(&mut *c)
+    .await?;
+    let api_keys = sqlx::query_scalar!(
+        "select public_id from api_key where user_id = $1 and revoked_at > now() - interval '2 hours'",
+        id
+    )
+    .fetch_all(c)
+    .await?;
+    Ok(Disabled { now: now.rows_affected() == 1, sessions, api_keys })
+}
+
+/// How many there are.
+#[derive(Debug, Clone, Copy)]
+pub struct Counts {
+    /// Users who may log in.
+    pub enabled: i64,
+    /// Users who may not.
+    pub disabled: i64,
+    /// Sessions that were used in the last hour.
+    pub active_sessions: i64,
+    /// Users with such a session.
+    pub active_users: i64,
+}
+
+/// Counts users and sessions, each up to a million: a metric must not become a long query. An hour is the longest life of an
+/// access token, so whoever is there has refreshed within one.
+pub async fn count(c: &mut PgConnection) -> Result<Counts> {
+    let counts = sqlx::query_as!(
+        Counts,
+        r#"select (select count(*) from (select from users where disabled_at is null limit 1000000) u) as "enabled!",
+                  (select count(*) from (select from users where disabled_at is not null limit 1000000) u) as "disabled!",
+                  count(*) as "active_sessions!", count(distinct user_id) as "active_users!"
+           from (select user_id from session where revoked_at is null and last_used_at > now() - interval '1 hour'
+                 limit 1000000) s"#
+    )
+    .fetch_one(c)
+    .await?;
+    Ok(counts)
+}

@@ -15,6 +15,9 @@ const CLAIM_AGE: Duration = Duration::from_secs(30);
 /// The schedule is looked at every 30 s at least.
 const TICK_AGE: Duration = Duration::from_secs(90);
 
+/// How old the numbers of users and sessions may be.
+const COUNT_EVERY: Duration = Duration::from_secs(60);
+
 /// A running worker.
 #[derive(Debug, Clone)]
 pub struct Handle {
@@ -28,7 +31,8 @@ pub async fn start(context: Context, lifecycle: &Lifecycle) -> anyhow::Result<Ha
     let worker = worker(&context).schedule(lines.clone());
     let handle = worker.start(lifecycle);
     schedule::wake(&lines, handle.clone(), lifecycle).await;
-    lifecycle.spawn_task(make_partitions(context, lifecycle.clone()));
+    lifecycle.spawn_task(make_partitions(context.clone(), lifecycle.clone()));
+    lifecycle.spawn_task(count_users(context, lifecycle.clone()));
     Ok(Handle { worker: handle })
 }
 
@@ -113,6 +117,26 @@ async fn make_partitions(context: Context, lifecycle: Lifecycle) {
         }
         tokio::select! {
             () = tokio::time::sleep(backoff.next_delay()) => {}
+            () = lifecycle.reached(Phase::Draining) => return,
+        }
+    }
+}
+
+/// Counts users and sessions for the metrics, beside every scrape. Every worker shows the same numbers: take their maximum.
+async fn count_users(context: Context, lifecycle: Lifecycle) {
+    while lifecycle.phase() < Phase::Draining {
+        let counted = context.database.call("users.count", async |c| db::users::count(c).await).await;
+        match counted {
+            Ok(counts) => {
+                metrics::gauge!("users", "state" => "enabled").set(counts.enabled as f64);
+                metrics::gauge!("users", "state" => "disabled").set(counts.disabled as f64);
+                metrics::gauge!("sessions_active").set(counts.active_sessions as f64);
+                metrics::gauge!("users_active").set(counts.active_users as f64);
+            }
+            Err(error) => tracing::debug!(%error, "users were not counted"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(COUNT_EVERY) => {}
             () = lifecycle.reached(Phase::Draining) => return,
         }
     }

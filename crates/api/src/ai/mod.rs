@@ -58,6 +58,7 @@ struct Inner {
     config: AiConfig,
     engine: Arc<Engine>,
     accounting: Accounting,
+    database: Database,
     limiter: Limiter,
     lifecycle: Lifecycle,
     clock: Clock,
@@ -80,7 +81,8 @@ impl Ai {
         let inner = Inner {
             config: config.clone(),
             engine: Arc::new(Engine::from_config(config)?),
-            accounting: Accounting::new(database, lifecycle.clone()),
+            accounting: Accounting::new(database.clone(), lifecycle.clone()),
+            database,
             limiter,
             lifecycle: lifecycle.clone(),
             clock,

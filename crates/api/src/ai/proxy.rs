@@ -93,7 +93,7 @@ async fn admit(
     call: &Call,
     started: Instant,
 ) -> Result<(InFlight, Admitted), Failure> {
-    let mut reservation = Reservation::new(ai.inner.limiter.clone(), ai.inner.lifecycle.clone());
+    let mut reservation = Reservation::new(&ai.inner);
     let decided = pending.admit(|admission, caller| {
         reservation.add_to(admission, caller, call.prompt_tokens, call.completion_limit);
     });

@@ -9,11 +9,17 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
+use db::Database;
 use limits::{Admission, Charge, Decision, Limiter, Permit, Policy, Settlement};
-use runtime::Lifecycle;
+use runtime::{Clock, Lifecycle};
 use uuid::Uuid;
 
-use crate::{admission::Caller, auth::revocation};
+use super::Inner;
+use crate::{
+    admission::Caller,
+    auth::{Record, revocation},
+};
 
 /// What an answer without a limit of its own is taken to cost, and the most that is reserved for one with a limit. The
 /// difference is settled at the end.
@@ -36,6 +42,8 @@ pub(super) fn renewal_interval(heartbeat: Duration) -> Duration {
 #[derive(Debug)]
 pub(super) struct Reservation {
     limiter: Limiter,
+    database: Database,
+    clock: Clock,
     lifecycle: Lifecycle,
     /// Set when admission begins: from then on there may be something to give back, even if its answer is never read.
     taken: Mutex<Option<Taken>>,
@@ -51,14 +59,23 @@ struct Taken {
     permit: Permit,
     /// Charges in tokens; all have the same cost.
     tokens: [Charge; 2],
-    session: Option<(Uuid, i64)>,
+    credential: Held,
+}
+
+/// What a request was admitted with, and may be ended while it runs.
+#[derive(Debug, Clone)]
+enum Held {
+    Session { id: Uuid, issued_at: i64 },
+    Key { id: Uuid, public_id: Arc<str> },
 }
 
 impl Reservation {
-    pub(super) fn new(limiter: Limiter, lifecycle: Lifecycle) -> Self {
+    pub(super) fn new(ai: &Inner) -> Self {
         Self {
-            limiter,
-            lifecycle,
+            limiter: ai.limiter.clone(),
+            database: ai.database.clone(),
+            clock: ai.clock.clone(),
+            lifecycle: ai.lifecycle.clone(),
             taken: Mutex::default(),
             permit_id: Uuid::now_v7().simple().to_string(),
             admitted: false,
@@ -92,9 +109,14 @@ impl Reservation {
             admission.charge(&charge.policy, charge.subject.as_str(), charge.cost);
         }
         admission.permit(permit.clone());
-        let session = caller.session_id.map(|id| (id, caller.issued_at));
+        let credential = match (caller.session_id, &caller.api_key_public_id) {
+            (None, Some(public_id)) => {
+                Held::Key { id: caller.api_key_id.unwrap_or_default(), public_id: public_id.clone() }
+            }
+            (id, _) => Held::Session { id: id.unwrap_or_default(), issued_at: caller.issued_at },
+        };
         // Asked a second time, because the record of an API key had to be loaded, the first answer took nothing.
-        *self.taken() = Some(Taken { permit, tokens, session });
+        *self.taken() = Some(Taken { permit, tokens, credential });
     }
 
     fn taken(&self) -> MutexGuard<'_, Option<Taken>> {
@@ -116,26 +138,30 @@ impl Reservation {
         self.used = tokens;
     }
 
-    /// Prolongs the permit, and asks whether the session was ended meanwhile; the answer is in [`Self::is_revoked`] soon.
+    /// Prolongs the permit, and asks whether the session or API key was ended meanwhile; the answer is in
+    /// [`Self::is_revoked`] soon.
     pub(super) fn renew(&self) {
-        let Some((permit, session)) = self.taken().as_ref().map(|t| (t.permit.clone(), t.session)) else {
-            return;
-        };
-        let limiter = self.limiter.clone();
-        let revoked = self.revoked.clone();
+        let held = self.taken().as_ref().map(|t| (t.permit.clone(), t.credential.clone()));
+        let Some((permit, credential)) = held else { return };
+        let (limiter, database) = (self.limiter.clone(), self.database.clone());
+        let (revoked, now) = (self.revoked.clone(), self.clock.now());
         self.lifecycle.spawn_task(async move {
             limiter.renew(&permit).await;
-            if let Some((session, issued_at)) = session {
-                let mut admission = Admission::default();
-                admission.unless_revoked(revocation::subject(session), issued_at);
-                if matches!(limiter.admit(&admission).await, Decision::Revoked) {
-                    revoked.store(true, Ordering::Relaxed);
+            let ended = match credential {
+                Held::Session { id, issued_at } => {
+                    let mut admission = Admission::default();
+                    admission.unless_revoked(revocation::subject(id), issued_at);
+                    matches!(limiter.admit(&admission).await, Decision::Revoked)
                 }
+                Held::Key { id, public_id } => key_has_ended(&limiter, &database, id, &public_id, now).await,
+            };
+            if ended {
+                revoked.store(true, Ordering::Relaxed);
             }
         });
     }
 
-    /// True when the session was found ended.
+    /// True when the session or key was found ended.
     pub(super) fn is_revoked(&self) -> bool {
         self.revoked.load(Ordering::Relaxed)
     }
@@ -167,6 +193,27 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         self.settle();
     }
+}
+
+/// Whether an API key was revoked or has expired. Its record in Redis says so; where there is none, the database does. While
+/// both are out, nobody knows, and the stream goes on.
+async fn key_has_ended(
+    limiter: &Limiter,
+    database: &Database,
+    id: Uuid,
+    public_id: &str,
+    now: DateTime<Utc>,
+) -> bool {
+    let mut admission = Admission::default();
+    // An etag that no record has: the answer is the record.
+    admission.with_record(public_id, "");
+    if let Decision::RecordChanged(encoded) = limiter.admit(&admission).await
+        && let Some(record) = Record::decode(&encoded)
+    {
+        return record.dead || record.expires_at.is_some_and(|end| end <= now);
+    }
+    let active = database.call("api_keys.is_active", async |c| db::api_keys::is_active(c, id).await);
+    active.await.is_ok_and(|active| !active)
 }
 
 /// A charge on the caller's bucket: the user's, or the API key's own where the key has a limit of its own.

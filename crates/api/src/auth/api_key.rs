@@ -152,6 +152,11 @@ impl Record {
         Ok(format!("{etag}|{json}"))
     }
 
+    /// Reads what [`Self::encode`] wrote; `None` when it is malformed.
+    pub fn decode(encoded: &str) -> Option<Self> {
+        serde_json::from_str(encoded.split_once('|')?.1).ok()
+    }
+
     /// Does this key open it, now?
     pub fn accepts(&self, key: &ApiKeySecret, now: DateTime<Utc>) -> bool {
         let hash = hex(&key.hash());

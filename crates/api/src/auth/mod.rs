@@ -18,4 +18,4 @@ pub use keyring::{AccessToken, Claims, Keyring};
 pub use password::Passwords;
 pub use password::hash_now as hash_password;
 pub use refresh::RefreshSecret;
-pub use revocation::Marks;
+pub use revocation::{Marks, mark_all};

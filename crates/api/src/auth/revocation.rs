@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use limits::Limiter;
 use runtime::Phase;
 use uuid::Uuid;
 
@@ -18,6 +19,9 @@ use crate::{AppState, Error, Result, admission::RECORD_TTL};
 
 /// How often it is looked whether marks are missing; that costs nothing while none are.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Longer than any access token lives, whatever the API is told: the configuration allows an hour.
+const LONGEST_MARK: Duration = Duration::from_secs(3_660);
 
 /// Whether marks are missing in Redis, as far as this process knows.
 #[derive(Debug)]
@@ -49,6 +53,18 @@ pub(crate) async fn mark_key(state: &AppState, public_id: &str) -> Result<()> {
     let dead = Record::nobody().encode().map_err(Error::internal)?;
     if let Err(error) = state.limiter.replace_record(public_id, &dead, RECORD_TTL).await {
         missed(state, &error);
+    }
+    Ok(())
+}
+
+/// Marks sessions and API keys of a user who was disabled; for the command line, which has no process that could do it later.
+pub async fn mark_all(limiter: &Limiter, sessions: &[Uuid], keys: &[String]) -> anyhow::Result<()> {
+    for session_id in sessions {
+        limiter.revoke(&subject(*session_id), i64::MAX / 2_048, LONGEST_MARK).await?;
+    }
+    let dead = Record::nobody().encode()?;
+    for public_id in keys {
+        limiter.replace_record(public_id, &dead, RECORD_TTL).await?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ pub(crate) mod jobs;
 pub(crate) mod keygen;
 pub(crate) mod migrate;
 pub(crate) mod seed;
+pub(crate) mod user;
 pub(crate) mod worker;
 
 mod role;

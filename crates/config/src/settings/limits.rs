@@ -1,6 +1,6 @@
 //! Rate limits.
 
-use crate::{Rate, reader::Reader};
+use crate::{Problems, Rate, Vars, reader::Reader};
 
 /// The named rate limits.
 #[derive(Debug, Clone)]
@@ -28,6 +28,13 @@ pub struct LimitsConfig {
 }
 
 impl LimitsConfig {
+    /// For commands that tell the API's replicas something: `user disable`.
+    pub fn from_vars(vars: &impl Vars) -> Result<Self, Problems> {
+        let mut r = Reader::new(vars);
+        let config = Self::read(&mut r);
+        r.finish(config)
+    }
+
     pub(super) fn read(r: &mut Reader<'_>) -> Option<Self> {
         let global = r.get("RATE_LIMIT_GLOBAL");
         let login = r.get("RATE_LIMIT_LOGIN");

@@ -1,5 +1,6 @@
 //! What administrators see and do.
 
+mod audit;
 mod cron;
 mod jobs;
 mod queues;
@@ -9,7 +10,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{AppState, admission::Admin};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(cron::cron)).merge(jobs::router()).merge(queues::router())
+    OpenApiRouter::new()
+        .routes(routes!(audit::audit))
+        .routes(routes!(cron::cron))
+        .merge(jobs::router())
+        .merge(queues::router())
 }
 
 /// Who does it, for the audit log.

@@ -70,7 +70,7 @@ pub(super) struct RefreshTokenBody {
 
 /// Trims, composes (NFC) and lower-cases an address; the part before the @ is lower-cased too, because people do not know
 /// that it may matter and no large provider lets it.
-pub(crate) fn normalize_email(text: &str) -> Result<String> {
+pub fn normalize_email(text: &str) -> Result<String> {
     let email: String = text.trim().nfc().collect::<String>().to_lowercase();
     let well_formed = email.split_once('@').is_some_and(|(local, domain)| {
         (1..=64).contains(&local.len())
