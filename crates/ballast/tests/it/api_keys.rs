@@ -1,9 +1,12 @@
 //! API keys.
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
 use serde_json::json;
+use test_support::{FaultProxy, Mode};
 
-use crate::support::TestApp;
+use crate::support::{Deployment, TestApp, eventually, free_port, ready};
 
 #[tokio::test]
 async fn a_key_is_shown_once_works_in_both_headers_and_ends_everywhere_when_revoked() {
@@ -107,4 +110,72 @@ async fn an_ended_session_makes_no_key_even_when_redis_forgot_that_it_ended() {
     assert_eq!(marks.len(), 1);
     db::redis_client::cmd("DEL").arg(&marks).query_async::<()>(&mut redis).await.unwrap();
     user.post("/v1/api-keys", json!({ "name": "stolen" })).await.problem(401, "revoked");
+}
+
+/// Case A12: the API's way to Postgres leads through a proxy; a mistyped key sends nothing there, an invented one does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistyped_key_asks_no_database() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let key = user.post("/v1/api-keys", json!({ "name": "x" })).await.expect(201).json();
+    let key = key["key"].as_str().unwrap().to_owned();
+    let (proxy, url) = FaultProxy::in_front_of(app.database.url()).await;
+    let behind = app.replica_with(&[("DATABASE_URL", &url)]);
+    // What it does by itself at its start is not what is asked here.
+    eventually("the replica has done its start", Duration::from_secs(10), async || proxy.accepted() > 0)
+        .await;
+    proxy.set(Mode::Refuse);
+    for at in (5..key.len()).step_by(7) {
+        let mut mistyped = key.clone().into_bytes();
+        mistyped[at] = if mistyped[at] == b'0' { b'1' } else { b'0' };
+        let mistyped = String::from_utf8(mistyped).unwrap();
+        let answer = behind.anonymous().with_token(&mistyped).get("/v1/me").await;
+        answer.problem(401, "invalid_token");
+    }
+    // The same database that cannot be asked makes a 503 of a key whose checksum fits.
+    let invented = api::auth::ApiKeySecret::generate().unwrap().text();
+    behind.anonymous().with_token(&invented).get("/v1/me").await.problem(503, "database_unavailable");
+}
+
+#[tokio::test]
+async fn the_last_use_of_a_key_is_shown_and_costs_no_write_per_request() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let made = user.post("/v1/api-keys", json!({ "name": "used" })).await.expect(201).json();
+    let used = async || user.get("/v1/api-keys").await.expect(200).json()["data"][0]["last_used_at"].clone();
+    assert_eq!(used().await, serde_json::Value::Null);
+    let key = app.anonymous().with_token(made["key"].as_str().unwrap());
+    key.get("/v1/me").await.expect(200);
+    let first = used().await;
+    assert!(first.is_string(), "{first}");
+    let version = "select xmin::text from api_key";
+    let before: String = sqlx::query_scalar(version).fetch_one(app.database.pool()).await.unwrap();
+    for replica in [&app, &app.replica()] {
+        for _ in 0..20 {
+            key.at(replica).get("/v1/me").await.expect(200);
+        }
+    }
+    let after: String = sqlx::query_scalar(version).fetch_one(app.database.pool()).await.unwrap();
+    assert_eq!((before, first), (after, used().await), "the row was not written again");
+}
+
+/// Case A12.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_in_the_query_is_no_credential_and_is_never_logged() {
+    let deployment = Deployment::new().await;
+    let port = free_port();
+    let api = deployment.start("api", port, &[("LOG_LEVEL", "debug")]);
+    ready(port).await;
+    let key = api::auth::ApiKeySecret::from_seed("canary").text();
+    let client = reqwest::Client::builder().build().unwrap();
+    for name in ["api_key", "key", "access_token", "x-api-key", "token"] {
+        let answer = client.get(format!("http://127.0.0.1:{port}/v1/me?{name}={key}")).send().await.unwrap();
+        assert_eq!(answer.status(), 401, "{name}");
+        assert!(!answer.text().await.unwrap().contains(&key[5..21]));
+    }
+    eventually("the requests are logged", Duration::from_secs(5), async || {
+        api.output().matches("\"route\":\"/v1/me\"").count() >= 5
+    })
+    .await;
+    assert!(!api.output().contains(&key[5..21]), "{}", api.output());
 }

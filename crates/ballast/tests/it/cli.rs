@@ -24,6 +24,7 @@ fn every_command_explains_itself_with_an_example() {
         "healthcheck",
         "doctor",
         "keygen",
+        "user",
         "credentials",
         "engine-sim",
     ] {

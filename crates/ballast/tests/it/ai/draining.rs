@@ -84,3 +84,31 @@ async fn a_revoked_session_loses_its_streams() {
     assert!(events(&text).len() > 2);
     assert!(read(&app.user().await, "/v1/chat/completions", chat("x")).await.ends_with("[DONE]\n\n"));
 }
+
+/// Case A12, for what runs already: revoked on one replica, ended on the other; with its record in Redis and without.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_api_key_loses_its_streams_on_every_replica() {
+    let app = TestApp::with(&[("STREAM_HEARTBEAT", "100ms")]).await;
+    let other = app.replica();
+    let user = app.user().await;
+    for redis_forgets in [false, true] {
+        let body = serde_json::json!({ "name": "machine", "scopes": ["ai"] });
+        let made = user.post("/v1/api-keys", body).await.expect(201).json();
+        let key = app.anonymous().with_token(made["key"].as_str().unwrap());
+        let mut response =
+            open(&key, "/v1/chat/completions", chat("[[sim tokens=1000 token-interval-ms=100]]")).await;
+        response.chunk().await.unwrap();
+        let path = format!("/v1/api-keys/{}", made["id"].as_str().unwrap());
+        user.at(&other).delete(&path).await.expect(204);
+        if redis_forgets {
+            let mut redis = app.redis.connection().await;
+            let record =
+                format!("{}v1:key:{}", app.redis.prefix, &made["starts_with"].as_str().unwrap()[5..]);
+            db::redis_client::cmd("DEL").arg(record).query_async::<()>(&mut redis).await.unwrap();
+        }
+        let started = Instant::now();
+        let text = tokio::time::timeout(S(10), response.text()).await.unwrap().unwrap();
+        assert!(started.elapsed() < S(5), "{:?}", started.elapsed());
+        assert_eq!(last_error(&text)["code"], "revoked");
+    }
+}
