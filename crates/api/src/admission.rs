@@ -2,21 +2,23 @@
 //! limit in one round trip.
 //!
 //! - [`Caller`]: somebody who is logged in or has a key. Charges the global limit.
+//! - [`Charged`]: a caller on a route with a limit of its own, which is charged too.
 //! - [`Admin`]: a caller with that role.
 //! - [`Anonymous`]: anybody, on a public route; the handler adds the limits of its own.
 //! - [`Pending`]: a caller whose admission waits for the body, because its cost stands there (the AI routes).
 
-use std::{sync::Arc, time::Duration};
+use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use axum::{extract::FromRequestParts, http::request::Parts};
-use limits::{Admission, Admitted, Decision, Policy};
+use limits::{Admission, Admitted, Charge, Decision, Limited, Overrides, Policies, Policy};
 use uuid::Uuid;
 
 use crate::{
     AppState, Error, Result,
-    auth::{ApiKeySecret, Credential, Record, revocation},
+    auth::{ApiKeySecret, Credential, Known, Record, revocation},
     client_ip::ClientIp,
-    edge::{LimitStates, RequestId},
+    edge::RequestId,
+    limit_headers::LimitStates,
 };
 
 /// How long a key's record is kept in Redis. Revoking a key replaces it, so this only bounds forgotten changes.
@@ -41,8 +43,8 @@ pub struct Caller {
     pub scopes: Option<Vec<String>>,
     /// When the access token was issued (Unix seconds); 0 with a key.
     pub issued_at: i64,
-    /// Overrides of the rate limits, of the API key.
-    pub policy: serde_json::Value,
+    /// Limits of its own, of the API key.
+    pub limits: Arc<Overrides>,
     /// Where from.
     pub client: ClientIp,
     /// In which request.
@@ -93,13 +95,19 @@ impl Caller {
         Ok(state.database.call("credential.is_active", look).await?)
     }
 
-    /// A policy with the rate that holds for this caller.
-    pub fn rate<'a>(&self, policy: &'a Policy) -> std::borrow::Cow<'a, Policy> {
-        let own = self.policy.get(policy.name).and_then(|v| v.as_str()).and_then(|text| text.parse().ok());
-        match own {
-            Some(rate) => std::borrow::Cow::Owned(policy.with_rate(rate)),
-            None => std::borrow::Cow::Borrowed(policy),
+    /// The policy as it holds for this caller, and whose bucket is charged: the user's, or the API key's own where the key has
+    /// a limit of its own.
+    pub fn bucket(&self, policy: &Policy) -> (Policy, String) {
+        match (self.limits.apply(policy), self.api_key_id) {
+            (Some(own), Some(key)) => (own, format!("key:{key}")),
+            _ => (policy.clone(), format!("user:{}", self.user_id)),
         }
+    }
+
+    /// So many units of a policy, on this caller's bucket.
+    pub fn charge(&self, policy: &Policy, cost: u64) -> Charge {
+        let (policy, subject) = self.bucket(policy);
+        policy.charge(subject, cost)
     }
 }
 
@@ -128,7 +136,7 @@ impl Pending {
     ///
     /// `add` sees the caller before it is admitted; it may run twice, when the record of an API key has to be loaded first.
     pub async fn admit(self, add: impl Fn(&mut Admission, &Caller)) -> Result<(Caller, Admitted)> {
-        let (caller, admission, decision) = match &self.credential {
+        let (caller, decision) = match &self.credential {
             Credential::Token(claims) => {
                 let caller = Caller {
                     user_id: claims.sub,
@@ -138,7 +146,7 @@ impl Pending {
                     role: claims.scope.clone(),
                     scopes: None,
                     issued_at: claims.iat,
-                    policy: serde_json::Value::Null,
+                    limits: Arc::default(),
                     client: self.client,
                     request_id: self.request_id.clone(),
                 };
@@ -146,17 +154,17 @@ impl Pending {
                 admission.unless_revoked(revocation::subject(claims.sid), claims.iat);
                 let admission = self.fill(admission, &caller, &add);
                 let decision = self.state.limiter.admit(&admission).await;
-                (caller, admission, decision)
+                (caller, decision)
             }
             Credential::Key(key) => self.admit_key(key, &add).await?,
         };
         match decision {
             Decision::Admitted(admitted) => {
                 tracing::Span::current().record("user_id", tracing::field::display(caller.user_id));
-                remember(&self.states, &admission, &admitted);
+                self.states.admitted(&admitted);
                 Ok((caller, admitted))
             }
-            Decision::Limited(limited) => Err(Error::limited(&limited)),
+            Decision::Limited(limited) => Err(refused(&self.states, &limited)),
             Decision::Revoked => Err(Error::unauthorized("revoked", "This session was ended: log in again.")),
             Decision::RecordMissing | Decision::RecordChanged(_) => Err(Error::unavailable(
                 "key_unsettled",
@@ -172,15 +180,12 @@ impl Pending {
         &self,
         key: &ApiKeySecret,
         add: &impl Fn(&mut Admission, &Caller),
-    ) -> Result<(Caller, Admission, Decision)> {
+    ) -> Result<(Caller, Decision)> {
         let records = &self.state.key_records;
         let mut known = records.get(key.public_id());
         for _ in 0..4 {
-            let (etag, record) = match known {
-                Some(known) => known,
-                None => (Arc::from(""), Arc::new(Record::nobody())),
-            };
-            let caller = self.key_caller(key, &record);
+            let Known { etag, record, limits } = known.unwrap_or_else(Known::nobody);
+            let caller = self.key_caller(key, &record, limits);
             let opens = record.accepts(key, self.state.clock.now());
             let mut admission = Admission::default();
             admission.with_record(key.public_id(), etag.as_ref());
@@ -188,18 +193,19 @@ impl Pending {
             let admission = if opens {
                 self.fill(admission, &caller, add)
             } else {
-                let global = &self.state.limiter.policies().global;
-                admission.charge(global, format!("ip:{}", self.client.bucket()), 1);
+                admission.charge(self.state.limiter.policies().global.charge(self.client.subject(), 1));
                 admission
             };
             match self.state.limiter.admit(&admission).await {
-                Decision::RecordChanged(encoded) => known = records.remember(key.public_id(), &encoded),
+                Decision::RecordChanged(encoded) => {
+                    known = records.remember(self.state.limiter.policies(), key.public_id(), &encoded);
+                }
                 Decision::RecordMissing => known = Some(self.load_record(key).await?),
                 // Redis is out, and the process does not know the key, or did not ask for it lately.
                 Decision::Admitted(a) if a.local && (etag.is_empty() || records.is_old(key.public_id())) => {
                     known = Some(self.load_record(key).await?);
                 }
-                Decision::Limited(limited) if !opens => return Err(Error::limited(&limited)),
+                Decision::Limited(limited) if !opens => return Err(refused(&self.states, &limited)),
                 _ if !opens => {
                     metrics::counter!("auth_refused_total", "reason" => "api key").increment(1);
                     return Err(Error::unauthorized(
@@ -207,13 +213,13 @@ impl Pending {
                         "The API key is unknown, revoked or has expired.",
                     ));
                 }
-                decision => return Ok((caller, admission, decision)),
+                decision => return Ok((caller, decision)),
             }
         }
         Err(Error::unavailable("key_unsettled", "The API key was just changed.", Duration::from_secs(1)))
     }
 
-    async fn load_record(&self, key: &ApiKeySecret) -> Result<(Arc<str>, Arc<Record>)> {
+    async fn load_record(&self, key: &ApiKeySecret) -> Result<Known> {
         let row = self
             .state
             .database
@@ -232,11 +238,11 @@ impl Pending {
         // While Redis is out the record stays in the process; that is what the cache is for.
         let keep = if record.dead { DEAD_RECORD_TTL } else { RECORD_TTL };
         let _ = self.state.limiter.add_record(key.public_id(), &encoded, keep).await;
-        let known = self.state.key_records.remember(key.public_id(), &encoded);
+        let known = self.state.key_records.remember(self.state.limiter.policies(), key.public_id(), &encoded);
         known.ok_or_else(|| Error::internal(anyhow::anyhow!("an encoded record can be read again")))
     }
 
-    fn key_caller(&self, key: &ApiKeySecret, record: &Record) -> Caller {
+    fn key_caller(&self, key: &ApiKeySecret, record: &Record, limits: Arc<Overrides>) -> Caller {
         Caller {
             user_id: record.user_id,
             session_id: None,
@@ -245,7 +251,7 @@ impl Pending {
             role: record.role.clone(),
             scopes: Some(record.scopes.clone()),
             issued_at: 0,
-            policy: record.policy.clone(),
+            limits,
             client: self.client,
             request_id: self.request_id.clone(),
         }
@@ -257,8 +263,7 @@ impl Pending {
         caller: &Caller,
         add: &impl Fn(&mut Admission, &Caller),
     ) -> Admission {
-        let global = caller.rate(&self.state.limiter.policies().global);
-        admission.charge(&global, format!("user:{}", caller.user_id), 1);
+        admission.charge(caller.charge(&self.state.limiter.policies().global, 1));
         add(&mut admission, caller);
         admission
     }
@@ -270,6 +275,32 @@ impl FromRequestParts<AppState> for Caller {
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self> {
         let pending = Pending::from_request_parts(parts, state).await?;
         Ok(pending.admit(|_, _| {}).await?.0)
+    }
+}
+
+/// A limit of one route's own, on top of the global one.
+pub trait RoutePolicy: Send {
+    /// Which one of the table.
+    fn policy(policies: &Policies) -> &Policy;
+}
+
+/// A [`Caller`] who was also charged one unit of the route's own policy, in the same round trip and before the body is read.
+pub struct Charged<P> {
+    /// Who.
+    pub caller: Caller,
+    policy: PhantomData<P>,
+}
+
+impl<P: RoutePolicy> FromRequestParts<AppState> for Charged<P> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self> {
+        let pending = Pending::from_request_parts(parts, state).await?;
+        let policy = P::policy(state.limiter.policies());
+        let add = |admission: &mut Admission, caller: &Caller| {
+            admission.charge(caller.charge(policy, 1));
+        };
+        Ok(Self { caller: pending.admit(add).await?.0, policy: PhantomData })
     }
 }
 
@@ -319,25 +350,25 @@ impl Anonymous {
     /// Charges the global limit of this address.
     pub async fn admit_globally(&self) -> Result<()> {
         let mut admission = Admission::default();
-        admission.charge(&self.state.limiter.policies().global, format!("ip:{}", self.client.bucket()), 1);
+        admission.charge(self.state.limiter.policies().global.charge(self.client.subject(), 1));
         self.decide(&admission).await
     }
 
     /// Charges the global limit of this address, and one unit of `policy` on `subject`.
     pub async fn admit(&self, policy: &Policy, subject: &str) -> Result<()> {
         let mut admission = Admission::default();
-        admission.charge(&self.state.limiter.policies().global, format!("ip:{}", self.client.bucket()), 1);
-        admission.charge(policy, subject, 1);
+        admission.charge(self.state.limiter.policies().global.charge(self.client.subject(), 1));
+        admission.charge(policy.charge(subject, 1));
         self.decide(&admission).await
     }
 
     async fn decide(&self, admission: &Admission) -> Result<()> {
         match self.state.limiter.admit(admission).await {
             Decision::Admitted(admitted) => {
-                remember(&self.states, admission, &admitted);
+                self.states.admitted(&admitted);
                 Ok(())
             }
-            Decision::Limited(limited) => Err(Error::limited(&limited)),
+            Decision::Limited(limited) => Err(refused(&self.states, &limited)),
             _ => Err(Error::internal(anyhow::anyhow!("an anonymous admission has nothing to revoke"))),
         }
     }
@@ -349,8 +380,7 @@ fn context(parts: &Parts) -> (ClientIp, Arc<str>, LimitStates) {
     (client, request_id, parts.extensions.get::<LimitStates>().cloned().unwrap_or_default())
 }
 
-fn remember(states: &LimitStates, admission: &Admission, admitted: &Admitted) {
-    for (state, period) in admitted.states.iter().zip(admission.periods()) {
-        states.push(*state, period);
-    }
+fn refused(states: &LimitStates, limited: &Limited) -> Error {
+    states.limited(limited);
+    Error::limited(limited)
 }

@@ -1,6 +1,6 @@
 //! The router: all routes, and the layers around them.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use axum::{
     Router,
@@ -20,7 +20,7 @@ use tower_http::{
 };
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{AppState, Error, ai, auth, body, client_ip::ClientIp, edge, openapi, routes};
+use crate::{AppState, Error, ai, auth, body, client_ip::ClientIp, edge, limit_headers, openapi, routes};
 
 /// Ordinary request bodies.
 const MAX_BODY: usize = 256 * 1024;
@@ -46,10 +46,14 @@ pub fn router(state: AppState) -> Router {
     let buckets = shield.limiter().clone();
     let lifecycle = state.lifecycle.clone();
     state.lifecycle.spawn("burst shield upkeep", async move {
-        loop {
+        // By number, not by time alone: a flood of addresses must not fill the memory until the next look.
+        for second in 1_u64.. {
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_secs(30)) => buckets.retain_recent(),
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
                 () = lifecycle.reached(Phase::Closing) => return,
+            }
+            if second.is_multiple_of(30) || buckets.len() > 10_000 {
+                buckets.retain_recent();
             }
         }
     });
@@ -99,15 +103,16 @@ fn too_fast(error: GovernorError) -> Response {
 }
 
 /// Keys the burst shield by the address that the whole API agrees on. tower_governor's own extractors believe the leftmost
-/// X-Forwarded-For, which any client can write.
+/// X-Forwarded-For, which any client can write, and take each address of an IPv6 subscriber for a client.
 #[derive(Debug, Clone)]
 struct ByClient;
 
 impl KeyExtractor for ByClient {
-    type Key = ClientIp;
+    type Key = IpAddr;
 
-    fn extract<T>(&self, request: &axum::http::Request<T>) -> Result<ClientIp, GovernorError> {
-        request.extensions().get::<ClientIp>().copied().ok_or(GovernorError::UnableToExtractKey)
+    fn extract<T>(&self, request: &axum::http::Request<T>) -> Result<IpAddr, GovernorError> {
+        let client = request.extensions().get::<ClientIp>().ok_or(GovernorError::UnableToExtractKey)?;
+        Ok(client.network())
     }
 }
 
@@ -119,7 +124,7 @@ fn cors(state: &AppState) -> Option<CorsLayer> {
     let exact: Vec<HeaderValue> =
         state.config.cors_allowed_origins.iter().filter_map(|o| HeaderValue::from_str(o).ok()).collect();
     let exposed =
-        ["x-request-id", "retry-after", "ratelimit", "ratelimit-policy", "location", "idempotent-replayed"];
+        ["x-request-id", "location", "idempotent-replayed"].into_iter().chain(limit_headers::EXPOSED);
     let layer = CorsLayer::new()
         .allow_origin(AllowOrigin::list(exact))
         .allow_credentials(true)
@@ -132,7 +137,7 @@ fn cors(state: &AppState) -> Option<CorsLayer> {
             HeaderName::from_static("idempotency-key"),
             HeaderName::from_static("last-event-id"),
         ])
-        .expose_headers(exposed.map(HeaderName::from_static))
+        .expose_headers(exposed.map(HeaderName::from_static).collect::<Vec<_>>())
         .max_age(Duration::from_secs(600));
     Some(layer)
 }

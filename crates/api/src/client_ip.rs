@@ -2,11 +2,16 @@
 //!
 //! A header counts only when the peer that sent it is trusted. Anything malformed falls back to the peer.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::http::{HeaderMap, HeaderName};
 use config::TrustedProxy;
 use ipnet::IpNet;
+use tokio::time::Instant;
 
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -16,48 +21,98 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub struct ClientIp(pub IpAddr);
 
 impl ClientIp {
-    /// Whose bucket it is in: IPv4 as it is; IPv6 by its /64, which is what one subscriber has.
-    pub fn bucket(self) -> String {
+    /// What one subscriber has: an IPv4 address, or the /64 of an IPv6 address, of which this is the first.
+    pub fn network(self) -> IpAddr {
         match self.0 {
-            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V4(_) => self.0,
             IpAddr::V6(ip) => {
                 let s = ip.segments();
-                format!("{}/64", Ipv6Addr::new(s[0], s[1], s[2], s[3], 0, 0, 0, 0))
+                Ipv6Addr::new(s[0], s[1], s[2], s[3], 0, 0, 0, 0).into()
             }
+        }
+    }
+
+    /// The name of its bucket, see [`Self::network`].
+    pub fn bucket(self) -> String {
+        match self.network() {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("{ip}/64"),
+        }
+    }
+
+    /// Who is charged where nobody has said who they are.
+    pub fn subject(self) -> String {
+        format!("ip:{}", self.bucket())
+    }
+}
+
+/// Finds clients behind proxies.
+#[derive(Debug)]
+pub struct ClientIps {
+    trust: TrustedProxy,
+    misplaced: Mutex<Option<Instant>>,
+}
+
+/// For so long the health report tells of a header that did not count.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+impl ClientIps {
+    /// By the word of these.
+    pub fn new(trust: TrustedProxy) -> Self {
+        Self { trust, misplaced: Mutex::default() }
+    }
+
+    /// Finds the client behind `peer`.
+    pub fn resolve(&self, peer: SocketAddr, headers: &HeaderMap) -> ClientIp {
+        let peer = peer.ip().to_canonical();
+        let client = match &self.trust {
+            TrustedProxy::None => None,
+            TrustedProxy::Railway if !is_railways_edge(peer) => {
+                if headers.contains_key(X_REAL_IP) {
+                    self.misplaced(peer);
+                }
+                None
+            }
+            TrustedProxy::Railway => real_ip(headers),
+            TrustedProxy::Networks(trusted) => forwarded(trusted, peer, headers),
+        };
+        ClientIp(client.unwrap_or(peer))
+    }
+
+    /// Falling back in silence would put all users into one bucket.
+    fn misplaced(&self, peer: IpAddr) {
+        metrics::counter!("client_ip_untrusted_header_total").increment(1);
+        let last = self.misplaced.lock().unwrap_or_else(PoisonError::into_inner).replace(Instant::now());
+        if last.is_none() {
+            tracing::warn!(%peer, "X-Real-IP comes from a peer outside 100.64.0.0/10 and is ignored: is TRUSTED_PROXY=railway right?");
+        }
+    }
+
+    /// The health check: `Err` when an address was lately told by a peer whose word does not count.
+    pub fn check(&self) -> Result<(), String> {
+        let last = *self.misplaced.lock().unwrap_or_else(PoisonError::into_inner);
+        match last {
+            Some(at) if at.elapsed() < REMEMBERED => {
+                Err("X-Real-IP comes from a peer outside 100.64.0.0/10 and is \
+                 ignored, so many users may share one limit: is TRUSTED_PROXY=railway right?"
+                    .to_owned())
+            }
+            _ => Ok(()),
         }
     }
 }
 
-/// Finds the client behind `peer`.
-pub fn resolve(trust: &TrustedProxy, peer: SocketAddr, headers: &HeaderMap) -> ClientIp {
-    let peer = peer.ip().to_canonical();
-    let client = match trust {
-        TrustedProxy::None => None,
-        TrustedProxy::Railway => railway(peer, headers),
-        TrustedProxy::Networks(trusted) => forwarded(trusted, peer, headers),
-    };
-    ClientIp(client.unwrap_or(peer))
+/// Railway's edge connects from 100.64.0.0/10, <https://docs.railway.com/networking/public-networking/specs-and-limits>.
+fn is_railways_edge(peer: IpAddr) -> bool {
+    matches!(peer, IpAddr::V4(ip) if ip.octets()[0] == 100 && ip.octets()[1] & 0xC0 == 64)
 }
 
-/// The warning about a header that does not count is for the operator, once.
-static TOLD: std::sync::Once = std::sync::Once::new();
-
-/// Railway's edge connects from 100.64.0.0/10 and names the client in one X-Real-IP.
-fn railway(peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+/// The one address of the one header.
+fn real_ip(headers: &HeaderMap) -> Option<IpAddr> {
     let mut values = headers.get_all(X_REAL_IP).iter();
-    let value = values.next()?;
-    let from_edge = matches!(peer, IpAddr::V4(ip) if ip.octets()[0] == 100 && ip.octets()[1] & 0xC0 == 64);
-    if !from_edge {
-        // Falling back in silence would put all users into one bucket.
-        metrics::counter!("client_ip_untrusted_header_total").increment(1);
-        TOLD.call_once(|| {
-            tracing::warn!(%peer, "X-Real-IP comes from a peer outside 100.64.0.0/10 and is ignored: is TRUSTED_PROXY=railway right?");
-        });
-        return None;
-    }
-    match values.next() {
-        None => parse(value.to_str().ok()?),
-        Some(_) => None,
+    match (values.next(), values.next()) {
+        (Some(value), None) => parse(value.to_str().ok()?),
+        _ => None,
     }
 }
 
@@ -72,8 +127,8 @@ fn forwarded(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> Option<IpA
     let lines: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().collect();
     for line in lines.into_iter().rev() {
         for item in line.to_str().ok()?.rsplit(',') {
-            // Garbage in a trusted part of the list: nothing beyond it can be believed.
-            let Some(ip) = parse(item) else { return client };
+            // Garbage in a trusted part of the list: nothing in it can be believed.
+            let ip = parse(item)?;
             client = Some(ip);
             if !is_trusted(&ip) {
                 return client;
@@ -83,9 +138,13 @@ fn forwarded(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> Option<IpA
     client
 }
 
-/// An address as proxies write it: with or without a port, IPv6 with or without brackets. Zone ids are refused.
+/// An address as proxies write it: with or without a port, IPv6 with or without brackets. Zone ids are refused, because they
+/// mean something on one machine only.
 fn parse(text: &str) -> Option<IpAddr> {
     let text = text.trim();
+    if text.contains('%') {
+        return None;
+    }
     let ip =
         text.parse::<IpAddr>().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|a| a.ip())).or_else(
             || text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
@@ -107,7 +166,7 @@ mod tests {
 
     fn client(trust: &str, peer: &str, lines: &[(&'static str, &str)]) -> String {
         let peer = SocketAddr::new(peer.parse().unwrap(), 1);
-        resolve(&trust.parse().unwrap(), peer, &headers(lines)).0.to_string()
+        ClientIps::new(trust.parse().unwrap()).resolve(peer, &headers(lines)).0.to_string()
     }
 
     #[test]

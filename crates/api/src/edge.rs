@@ -3,11 +3,7 @@
 //! Request id in, request id out; one log line and one metric per request; panics become 500s; errors get their body here;
 //! security headers on everything.
 
-use std::{
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -17,17 +13,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt as _;
-use limits::ChargeState;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use crate::{AppState, Error, client_ip};
+use crate::{AppState, Error, limit_headers::LimitStates};
 
 /// The request's id header, in both directions.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 /// Probes come every second or so and would drown the log.
 const QUIET: [&str; 9] = [
     "/livez",
@@ -47,17 +40,6 @@ const OPENAI: [&str; 5] = ["/v1/chat/", "/v1/responses", "/v1/embeddings", "/v1/
 #[derive(Debug, Clone)]
 pub struct RequestId(pub Arc<str>);
 
-/// Where admission leaves the state of the limits, for the answer's headers.
-#[derive(Debug, Clone, Default)]
-pub struct LimitStates(Arc<Mutex<Vec<(ChargeState, Duration)>>>);
-
-impl LimitStates {
-    /// Adds the state of a policy with this period.
-    pub fn push(&self, state: ChargeState, period: Duration) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((state, period));
-    }
-}
-
 /// The layer.
 pub async fn layer(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
@@ -65,7 +47,7 @@ pub async fn layer(State(state): State<AppState>, mut request: Request, next: Ne
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let method = request.method().clone();
     let peer = request.extensions().get::<server::Peer>().map_or(([0, 0, 0, 0], 0).into(), |p| p.0);
-    let client = client_ip::resolve(&state.config.trusted_proxy, peer, request.headers());
+    let client = state.client_ips.resolve(peer, request.headers());
     let openai = speaks_openai(request.uri().path());
     let quiet = QUIET.contains(&route.as_str());
     let limits = LimitStates::default();
@@ -93,7 +75,7 @@ pub async fn layer(State(state): State<AppState>, mut request: Request, next: Ne
     }
     .instrument(span.clone())
     .await;
-    limit_headers(response.headers_mut(), &limits);
+    limits.write(response.headers_mut(), openai);
     security_headers(response.headers_mut());
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(X_REQUEST_ID, value);
@@ -180,25 +162,6 @@ pub(crate) fn bare(status: StatusCode) -> Error {
         _ => ("refused", "The request was refused."),
     };
     Error::new(status, code, detail)
-}
-
-/// The fields of draft-ietf-httpapi-ratelimit-headers-10, one item per policy.
-fn limit_headers(headers: &mut HeaderMap, limits: &LimitStates) {
-    let states = limits.0.lock().unwrap_or_else(PoisonError::into_inner);
-    if states.is_empty() {
-        return;
-    }
-    let (mut policies, mut current) = (Vec::new(), Vec::new());
-    for (state, period) in states.iter() {
-        policies.push(format!("\"{}\";q={};w={}", state.policy, state.limit, period.as_secs().max(1)));
-        let reset = state.reset.as_millis().div_ceil(1_000);
-        current.push(format!("\"{}\";r={};t={reset}", state.policy, state.remaining));
-    }
-    for (name, items) in [(RATE_LIMIT_POLICY, policies), (RATE_LIMIT, current)] {
-        if let Ok(value) = HeaderValue::from_str(&items.join(", ")) {
-            headers.insert(name, value);
-        }
-    }
 }
 
 /// A page that needs more freedom has set its own policy before.

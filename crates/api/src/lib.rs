@@ -16,6 +16,7 @@ mod docs;
 pub mod edge;
 pub mod error;
 pub mod extract;
+mod limit_headers;
 pub mod openapi;
 pub mod operator;
 pub mod routes;

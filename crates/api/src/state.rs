@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::anyhow;
-use config::{ApiConfig, WebhooksConfig};
+use config::{ApiConfig, TrustedProxy, WebhooksConfig};
 use db::{Database, Redis, SealingKeys};
 use health::Registry;
 use limits::{Limiter, Policies};
@@ -16,6 +16,7 @@ use crate::{
     Error, Result,
     ai::Ai,
     auth::{Keyring, Marks, Passwords},
+    client_ip::ClientIps,
 };
 
 /// Everything the API needs; clones are cheap.
@@ -48,6 +49,8 @@ pub struct Inner {
     pub ai: Ai,
     /// Who may send webhooks.
     pub webhook_senders: BTreeMap<String, Verifier>,
+    /// Who is behind a connection.
+    pub client_ips: Arc<ClientIps>,
     /// Health checks.
     pub health: Registry,
     /// Metrics of the process.
@@ -84,6 +87,7 @@ impl AppState {
         let health = Registry::new(lifecycle.clone(), env!("CARGO_PKG_VERSION"));
         let key_records = crate::auth::KeyRecords::default();
         let webhook_senders = webhook_senders(&config.webhooks)?;
+        let client_ips = Arc::new(ClientIps::new(config.trusted_proxy.clone()));
         let inner = Inner {
             config,
             database,
@@ -96,6 +100,7 @@ impl AppState {
             marks: Marks::default(),
             ai,
             webhook_senders,
+            client_ips,
             health,
             metrics,
             lifecycle,
@@ -133,6 +138,13 @@ impl AppState {
             let ai = ai.clone();
             async move { ai.check().await }
         });
+        if self.config.trusted_proxy == TrustedProxy::Railway {
+            let client_ips = self.client_ips.clone();
+            self.health.register("client_address", Optional, timeout, move || {
+                let client_ips = client_ips.clone();
+                async move { client_ips.check() }
+            });
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 use std::{
     ops::AsyncFnOnce,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -22,7 +22,6 @@ use deadpool_redis::{
 };
 use runtime::Breaker;
 use secrecy::ExposeSecret as _;
-use tokio::sync::RwLock;
 
 const CREATE: Duration = Duration::from_millis(200);
 const WAIT: Duration = Duration::from_millis(50);
@@ -59,10 +58,32 @@ pub struct Redis {
 
 struct Inner {
     pool: Pool,
-    hot: [RwLock<Option<MultiplexedConnection>>; HOT],
+    hot: [Slot; HOT],
     next: AtomicUsize,
     breaker: Breaker,
     prefix: String,
+}
+
+/// Place of a connection of the hot path.
+#[derive(Default)]
+struct Slot {
+    connection: Mutex<Option<MultiplexedConnection>>,
+    /// Held by the one who connects, so that the others wait for it instead of connecting too.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+impl Slot {
+    fn get(&self) -> Option<MultiplexedConnection> {
+        self.lock().clone()
+    }
+
+    fn set(&self, connection: Option<MultiplexedConnection>) {
+        *self.lock() = connection;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<MultiplexedConnection>> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl std::fmt::Debug for Inner {
@@ -90,7 +111,7 @@ impl Redis {
         Ok(Self {
             inner: Arc::new(Inner {
                 pool,
-                hot: std::array::from_fn(|_| RwLock::new(None)),
+                hot: std::array::from_fn(|_| Slot::default()),
                 next: AtomicUsize::new(0),
                 breaker: Breaker::new("redis", FAILURES_TO_OPEN),
                 prefix: config.key_prefix.clone(),
@@ -120,33 +141,37 @@ impl Redis {
         &self,
         f: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
     ) -> Result<T, RedisError> {
-        self.guarded(async {
-            let slot = &self.inner.hot[self.inner.next.fetch_add(1, Ordering::Relaxed) % HOT];
-            let mut connection = self.hot_connection(slot).await?;
-            let result = f(&mut connection).await;
-            if result.as_ref().is_err_and(|e| e.is_unrecoverable_error() || e.is_timeout()) {
-                *slot.write().await = None;
-            }
-            result.map_err(RedisError::Failed)
-        })
-        .await
+        let slot = &self.inner.hot[self.inner.next.fetch_add(1, Ordering::Relaxed) % HOT];
+        let result = self
+            .guarded(async {
+                let mut connection = self.hot_connection(slot).await?;
+                f(&mut connection).await.map_err(RedisError::Failed)
+            })
+            .await;
+        match &result {
+            Err(RedisError::Failed(error)) if is_about_the_call(error) => {}
+            Err(RedisError::Failed(_) | RedisError::Timeout) => slot.set(None),
+            _ => {}
+        }
+        // All connections are of the same age: when the server is gone, so are they. A probe must not meet a dead one.
+        if matches!(&result, Err(error) if !matches!(error, RedisError::Open)) && self.is_out() {
+            self.inner.hot.iter().for_each(|slot| slot.set(None));
+        }
+        result
     }
 
-    async fn hot_connection(
-        &self,
-        slot: &RwLock<Option<MultiplexedConnection>>,
-    ) -> Result<MultiplexedConnection, RedisError> {
-        if let Some(connection) = &*slot.read().await {
-            return Ok(connection.clone());
+    async fn hot_connection(&self, slot: &Slot) -> Result<MultiplexedConnection, RedisError> {
+        if let Some(connection) = slot.get() {
+            return Ok(connection);
         }
-        let mut slot = slot.write().await;
-        if let Some(connection) = &*slot {
-            return Ok(connection.clone());
+        let _alone = slot.connecting.lock().await;
+        if let Some(connection) = slot.get() {
+            return Ok(connection);
         }
         let fresh = self.inner.pool.get().await.map_err(|e| RedisError::Pool(e.to_string()))?;
         // Out of the pool for good; a clone is a handle on the same connection.
         let connection = deadpool_redis::Connection::take(fresh);
-        *slot = Some(connection.clone());
+        slot.set(Some(connection.clone()));
         Ok(connection)
     }
 
@@ -155,7 +180,9 @@ impl Redis {
         if !breaker.allows() {
             return Err(RedisError::Open);
         }
+        let in_flight = InFlight::begin();
         let result = tokio::time::timeout(CALL, call).await.unwrap_or(Err(RedisError::Timeout));
+        drop(in_flight);
         match &result {
             Ok(_) => breaker.success(),
             Err(error) => {
@@ -187,5 +214,28 @@ impl Redis {
             }),
             Err(error) => Err(runtime::redact::text(&error.to_string()).into_owned()),
         }
+    }
+}
+
+/// Errors that another connection would answer in the same way. The rest may be the connection's: broken, or to a server that
+/// is not (or not yet, or no longer) the right one.
+fn is_about_the_call(error: &deadpool_redis::redis::RedisError) -> bool {
+    let elsewhere = ["READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM"];
+    !error.is_unrecoverable_error() && !error.is_timeout() && !elsewhere.contains(&error.code().unwrap_or(""))
+}
+
+/// Counts a call in the gauge `redis_calls_in_flight` for as long as it lives. A dropped call is over, too.
+struct InFlight;
+
+impl InFlight {
+    fn begin() -> Self {
+        metrics::gauge!("redis_calls_in_flight").increment(1);
+        Self
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        metrics::gauge!("redis_calls_in_flight").decrement(1);
     }
 }

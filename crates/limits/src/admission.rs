@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use config::Rate;
+
 use crate::Policy;
 
 /// Everything one request must pass. Decided all or nothing.
@@ -27,6 +29,8 @@ pub struct Charge {
 /// One of a limited number of things that may happen at a time. A lease: when its holder dies, it ends by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permit {
+    /// Of which policy.
+    pub policy: &'static str,
     /// Whose permits are counted.
     pub subject: String,
     /// Tells this one from the others.
@@ -50,9 +54,9 @@ impl Admission {
         self
     }
 
-    /// Take `cost` units on a policy.
-    pub fn charge(&mut self, policy: &Policy, subject: impl Into<String>, cost: u64) -> &mut Self {
-        self.charges.push(Charge { policy: policy.clone(), subject: subject.into(), cost });
+    /// Take units on a policy.
+    pub fn charge(&mut self, charge: Charge) -> &mut Self {
+        self.charges.push(charge);
         self
     }
 
@@ -94,10 +98,19 @@ pub struct ChargeState {
     pub policy: &'static str,
     /// Units per period.
     pub limit: u64,
+    /// The period.
+    pub period: Duration,
     /// Units left.
     pub remaining: u64,
     /// Until the bucket is full again (or the window ends).
     pub reset: Duration,
+}
+
+impl ChargeState {
+    pub(crate) fn new(policy: &Policy, remaining: u64, reset: Duration) -> Self {
+        let Rate { limit, period } = policy.rate;
+        Self { policy: policy.name, limit, period, remaining, reset }
+    }
 }
 
 /// A request is over a limit.
@@ -111,6 +124,8 @@ pub struct Limited {
     pub period: Duration,
     /// When the same request would be admitted; `None` when never, because it costs more than the whole limit.
     pub retry_after: Option<Duration>,
+    /// Where every charge of the admission stands, in its order: nothing was taken.
+    pub states: Vec<ChargeState>,
     /// True when Redis was out and the local limits refused.
     pub local: bool,
 }
@@ -122,11 +137,6 @@ pub struct Settlement {
     pub corrections: Vec<(Charge, i64)>,
     /// The permit to give back.
     pub permit: Option<Permit>,
-}
-
-impl Admission {
-    /// The periods of the charges, in their order.
-    pub fn periods(&self) -> impl Iterator<Item = Duration> + '_ {
-        self.charges.iter().map(|c| c.policy.rate.period)
-    }
+    /// True when the local limits took the charges, see [`Admitted::local`]: only there they are corrected.
+    pub local: bool,
 }

@@ -11,14 +11,19 @@ use db::{
 };
 
 use crate::{
-    Admission, Admitted, Algorithm, Charge, ChargeState, Decision, Limited, Local, Permit, Policies,
-    Settlement,
+    Admission, Admitted, Algorithm, Charge, ChargeState, Decision, Limited, Permit, Policies, Policy,
+    Settlement, local::Local, metric,
 };
 
 static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("admit.lua")));
 static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("settle.lua")));
 /// Goes into every key, so that two versions of the scripts never read each other's values.
 const VERSION: &str = "v1";
+/// A permit that was just given back may still be on its way to Redis: a refusal asks a second time, after those of this
+/// process have arrived, and after a moment for those of other replicas.
+const ON_THE_WAY: Duration = Duration::from_millis(25);
+/// Longer than a call to Redis may take.
+const RETURN: Duration = Duration::from_millis(300);
 
 /// Decides who may pass. Clones share everything.
 #[derive(Debug, Clone)]
@@ -41,25 +46,32 @@ impl Limiter {
 
     /// Decides on everything a request must pass, in one round trip.
     pub async fn admit(&self, admission: &Admission) -> Decision {
-        let decision = match self.run(admission).await {
+        let mut decision = self.decide(admission).await;
+        if let (Decision::Limited(limited), Some(permit)) = (&decision, &admission.permit)
+            && limited.policy == permit.policy
+            && !limited.local
+        {
+            let returned = tokio::time::timeout(RETURN, self.local.permits.all_returned(&permit.subject));
+            let _ = tokio::join!(returned, tokio::time::sleep(ON_THE_WAY));
+            decision = self.decide(admission).await;
+        }
+        if let (Decision::Admitted(Admitted { local: false, .. }), Some(permit)) =
+            (&decision, &admission.permit)
+        {
+            self.local.permits.hold(permit);
+        }
+        metric::record(admission, &decision);
+        decision
+    }
+
+    async fn decide(&self, admission: &Admission) -> Decision {
+        match self.run(admission).await {
             Ok(decision) => decision,
             Err(error) => {
                 tracing::debug!(%error, "admission falls back to the local limits");
                 self.local.admit(admission)
             }
-        };
-        let outcome = match &decision {
-            Decision::Admitted(Admitted { local: true, .. }) => "admitted-local",
-            Decision::Admitted(_) => "admitted",
-            Decision::Limited(_) => "limited",
-            Decision::Revoked => "revoked",
-            Decision::RecordMissing | Decision::RecordChanged(_) => "record",
-        };
-        metrics::counter!("admission_total", "outcome" => outcome).increment(1);
-        if let Decision::Limited(limited) = &decision {
-            metrics::counter!("rate_limited_total", "policy" => limited.policy).increment(1);
         }
-        decision
     }
 
     async fn run(&self, admission: &Admission) -> Result<Decision, RedisError> {
@@ -79,18 +91,41 @@ impl Limiter {
             op(self.charge_key(charge), kind(charge), &rate.limit.to_string(), micros(rate.period), &cost);
         }
         if let Some(permit) = &admission.permit {
-            op(self.permit_key(permit), "sem", &permit.limit.to_string(), micros(permit.lease), &permit.id);
+            op(
+                self.permit_key(&permit.subject),
+                "sem",
+                &permit.limit.to_string(),
+                micros(permit.lease),
+                &permit.id,
+            );
         }
         let answer: Vec<Value> = self.redis.call_hot(async |c| call.invoke_async(c).await).await?;
         Ok(read_answer(admission, &answer))
     }
 
-    /// Corrects charges and gives a permit back. Best effort: while Redis is out, leases and buckets end by themselves.
-    pub async fn settle(&self, settlement: &Settlement) {
-        self.local.settle(settlement);
+    /// Corrects charges and gives a permit back. In this process that is done when this returns; the future tells Redis. Best
+    /// effort: while Redis is out, leases and buckets end by themselves.
+    pub fn settle(&self, settlement: Settlement) -> impl Future<Output = ()> + Send + use<> {
+        if let Some(permit) = &settlement.permit {
+            self.local.permits.give_back(permit);
+        }
+        if settlement.local {
+            self.local.settle(&settlement.corrections);
+        }
+        let limiter = self.clone();
+        async move {
+            limiter.settle_in_redis(&settlement).await;
+            if let Some(permit) = &settlement.permit {
+                limiter.local.permits.forget(permit);
+            }
+        }
+    }
+
+    async fn settle_in_redis(&self, settlement: &Settlement) {
         let mut call = SETTLE.prepare_invoke();
         let mut ops = 0;
-        for (charge, difference) in &settlement.corrections {
+        let corrections = if settlement.local { &[][..] } else { &settlement.corrections };
+        for (charge, difference) in corrections {
             // A sliding window has no fractions to give back.
             if *difference == 0 || charge.policy.algorithm == Algorithm::SlidingWindow {
                 continue;
@@ -104,7 +139,7 @@ impl Limiter {
             ops += 1;
         }
         if let Some(permit) = &settlement.permit {
-            call.key(self.permit_key(permit)).arg("sem").arg(permit.limit).arg(0).arg(&permit.id);
+            call.key(self.permit_key(&permit.subject)).arg("sem").arg(permit.limit).arg(0).arg(&permit.id);
             ops += 1;
         }
         if ops > 0 && self.redis.call_hot(async |c| call.invoke_async::<i64>(c).await).await.is_err() {
@@ -112,16 +147,65 @@ impl Limiter {
         }
     }
 
-    /// Prolongs a permit that is held for long.
+    /// Prolongs a permit that is held for long; one that Redis has lost, or never knew, is noted there again.
     pub async fn renew(&self, permit: &Permit) {
+        if !self.local.permits.renew(permit) {
+            return;
+        }
         let mut call = SETTLE.prepare_invoke();
-        call.key(self.permit_key(permit))
+        call.key(self.permit_key(&permit.subject))
             .arg("renew")
             .arg(permit.limit)
             .arg(micros(permit.lease))
             .arg(&permit.id);
         // A lost renewal is made up for by the next one: the lease lasts several.
         let _ = self.redis.call_hot(async |c| call.invoke_async::<i64>(c).await).await;
+        // Given back meanwhile, and perhaps overtaken by this renewal: then it has to be given back once more.
+        if !self.local.permits.renew(permit) {
+            let permit = Some(permit.clone());
+            self.settle_in_redis(&Settlement { permit, ..Settlement::default() }).await;
+        }
+    }
+
+    /// Where a subject stands with a policy, without taking anything. For permits: how many are free; those of a process that
+    /// died count until their lease ends.
+    pub async fn look(&self, policy: &Policy, subject: &str) -> Result<ChargeState, RedisError> {
+        if policy.algorithm == Algorithm::Permits {
+            let key = self.permit_key(subject);
+            let taken = self
+                .redis
+                .call_hot(async |c| {
+                    let (s, us): (u64, u64) = db::redis_client::cmd("TIME").query_async(c).await?;
+                    let mut count = db::redis_client::cmd("ZCOUNT");
+                    count.arg(&key).arg(format!("({}", s * 1_000_000 + us)).arg("+inf");
+                    count.query_async::<u64>(c).await
+                })
+                .await?;
+            let free = policy.rate.limit.saturating_sub(taken);
+            return Ok(ChargeState::new(policy, free, Duration::ZERO));
+        }
+        let mut admission = Admission::default();
+        admission.charge(policy.charge(subject, 0));
+        let states = match self.run(&admission).await? {
+            Decision::Admitted(admitted) => admitted.states,
+            // More was used than there is: debts of AI tokens.
+            Decision::Limited(limited) => limited.states,
+            _ => Vec::new(),
+        };
+        Ok(states.first().copied().unwrap_or_else(|| ChargeState::new(policy, 0, Duration::ZERO)))
+    }
+
+    /// Gives a subject everything that a policy allows, as if it had used nothing; true when it had used something. The local
+    /// limits of other replicas, which count only while Redis is out, are not reached.
+    pub async fn reset(&self, policy: &Policy, subject: &str) -> Result<bool, RedisError> {
+        self.local.reset(policy, subject);
+        let key = match policy.algorithm {
+            Algorithm::Permits => self.permit_key(subject),
+            _ => self.charge_key(&policy.charge(subject, 0)),
+        };
+        self.redis
+            .call_hot(async |c| db::redis_client::cmd("DEL").arg(&key).query_async::<bool>(c).await)
+            .await
     }
 
     /// Marks `subject` as revoked: tokens issued up to `until_issued_at` (Unix seconds) are refused. The mark is kept for
@@ -184,8 +268,8 @@ impl Limiter {
         self.redis.key(format_args!("{VERSION}:rl:{}:{}", charge.policy.name, charge.subject))
     }
 
-    fn permit_key(&self, permit: &Permit) -> String {
-        self.redis.key(format_args!("{VERSION}:sem:{}", permit.subject))
+    fn permit_key(&self, subject: &str) -> String {
+        self.redis.key(format_args!("{VERSION}:sem:{subject}"))
     }
 }
 
@@ -194,6 +278,7 @@ fn kind(charge: &Charge) -> &'static str {
         Algorithm::Gcra => "gcra",
         Algorithm::SlidingWindow => "win",
         Algorithm::FixedWindow => "cnt",
+        Algorithm::Permits => "sem",
     }
 }
 
@@ -207,32 +292,27 @@ fn integer(value: Option<&Value>) -> i64 {
 
 fn read_answer(admission: &Admission, answer: &[Value]) -> Decision {
     let (status, index) = (integer(answer.first()), integer(answer.get(1)));
+    let states = || {
+        let state = |(i, charge): (usize, &Charge)| {
+            let (remaining, reset) = (integer(answer.get(3 + 2 * i)), integer(answer.get(4 + 2 * i)));
+            ChargeState::new(&charge.policy, remaining as u64, Duration::from_micros(reset as u64))
+        };
+        admission.charges.iter().enumerate().map(state).collect()
+    };
     match status {
-        0 => Decision::Admitted(Admitted {
-            states: admission
-                .charges
-                .iter()
-                .enumerate()
-                .map(|(i, charge)| ChargeState {
-                    policy: charge.policy.name,
-                    limit: charge.policy.rate.limit,
-                    remaining: integer(answer.get(3 + 2 * i)) as u64,
-                    reset: Duration::from_micros(integer(answer.get(4 + 2 * i)) as u64),
-                })
-                .collect(),
-            local: false,
-        }),
+        0 => Decision::Admitted(Admitted { states: states(), local: false }),
         1 => {
             let before = admission.revocations.len() + usize::from(admission.record.is_some());
             let charge = admission.charges.get((index as usize).saturating_sub(before + 1));
             let (policy, limit, period) = match (charge, &admission.permit) {
                 (Some(c), _) => (c.policy.name, c.policy.rate.limit, c.policy.rate.period),
-                (None, Some(p)) => ("concurrent-streams", u64::from(p.limit), Duration::ZERO),
+                (None, Some(p)) => (p.policy, u64::from(p.limit), Duration::ZERO),
                 (None, None) => ("unknown", 0, Duration::ZERO),
             };
             let wait = integer(answer.get(2));
             let retry_after = u64::try_from(wait).ok().map(Duration::from_micros);
-            Decision::Limited(Limited { policy, limit, period, retry_after, local: false })
+            let states = states();
+            Decision::Limited(Limited { policy, limit, period, retry_after, states, local: false })
         }
         2 => Decision::Revoked,
         4 => match answer.get(2).and_then(|v| String::from_redis_value_ref(v).ok()) {

@@ -1,147 +1,203 @@
-//! The limits that hold while Redis is out: GCRA in memory, each replica its share.
+//! The limits that hold while Redis is out: the same algorithms in memory, each replica its share.
 
 use std::{
     collections::HashMap,
-    num::NonZeroU32,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use governor::{
-    Quota, RateLimiter,
-    clock::{Clock as _, DefaultClock},
-    state::keyed::DefaultKeyedStateStore,
-};
+use config::Rate;
 use tokio::time::Instant;
 
-use crate::{Admission, Admitted, Charge, ChargeState, Decision, Limited, Permit, Settlement};
+use crate::{
+    Admission, Admitted, Algorithm, Charge, ChargeState, Decision, Limited, Permit, Policy,
+    bucket::{Bucket, Micros},
+    permits::Permits,
+};
 
-/// A limiter is for one policy at one rate.
-type Shape = (&'static str, u64, Duration);
-type Keyed = RateLimiter<String, DefaultKeyedStateStore<String>, DefaultClock>;
+/// Buckets that are kept at most: some 10 MB. Beyond that, full ones go first, then any: memory is bounded before all else.
+const MAX_BUCKETS: usize = 50_000;
+
+/// Buckets by policy and subject, each with the rate that holds for it here.
+type Buckets = HashMap<(&'static str, String), (Rate, Bucket)>;
 
 /// Limits of this process alone.
 #[derive(Debug)]
-pub struct Local {
+pub(crate) struct Local {
     replicas: u32,
-    limiters: Mutex<HashMap<Shape, Arc<Keyed>>>,
-    permits: Mutex<HashMap<String, HashMap<String, Instant>>>,
-    clock: DefaultClock,
-    calls: AtomicUsize,
+    started: Instant,
+    buckets: Mutex<Buckets>,
+    /// Permits that this process holds, wherever they were taken.
+    pub(crate) permits: Permits,
 }
-
-/// When one policy has more keys than this, those that are full again are dropped.
-const MANY_KEYS: usize = 10_000;
-/// Looking through all of them takes a while, so not at every call.
-const CLEAN_UP_EVERY: usize = 1_000;
 
 impl Local {
     /// For one of `replicas` processes: each allows its share of every limit, and at least one.
-    pub fn new(replicas: u32) -> Self {
+    pub(crate) fn new(replicas: u32) -> Self {
         Self {
             replicas: replicas.max(1),
-            limiters: Mutex::default(),
-            permits: Mutex::default(),
-            clock: DefaultClock::default(),
-            calls: AtomicUsize::new(0),
+            started: Instant::now(),
+            buckets: Mutex::default(),
+            permits: Permits::default(),
         }
     }
 
-    /// Decides on the charges and the permit, one after the other: rougher than the script, a refusal does not give back what
-    /// the policies before it took. Revocation and records are the caller's business.
-    pub fn admit(&self, admission: &Admission) -> Decision {
+    /// Decides on the charges and the permit, all or nothing. Revocation and records are the caller's business.
+    pub(crate) fn admit(&self, admission: &Admission) -> Decision {
+        let now = self.now();
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() > MAX_BUCKETS {
+            shrink(&mut buckets, now);
+        }
+        let mut refusal = None;
         let mut states = Vec::with_capacity(admission.charges.len());
         for charge in &admission.charges {
-            match self.charge(charge) {
-                Ok(state) => states.push(state),
-                Err(limited) => return Decision::Limited(limited),
+            let (rate, bucket) = self.bucket(&mut buckets, charge);
+            let checked = bucket.check(*rate, charge.cost, now);
+            let standing = bucket.standing(*rate, now);
+            let policy = charge.policy.with_rate(*rate);
+            states.push(ChargeState::new(&policy, standing.remaining, standing.reset));
+            if let Err(wait) = checked {
+                // More than the share of this replica may fit the limit once Redis is back.
+                let fits = charge.cost <= charge.policy.rate.limit;
+                let wait = wait.or_else(|| fits.then_some(Duration::from_secs(5)));
+                refusal.get_or_insert((charge.policy.name, charge.policy.rate, wait));
             }
         }
-        if let Some(permit) = &admission.permit
+        if refusal.is_none()
+            && let Some(permit) = &admission.permit
             && !self.take(permit)
         {
-            return Decision::Limited(Limited {
-                policy: "concurrent-streams",
-                limit: u64::from(permit.limit),
-                period: Duration::ZERO,
-                retry_after: Some(Duration::from_secs(1)),
-                local: true,
-            });
+            let rate = Rate { limit: permit.limit.into(), period: Duration::ZERO };
+            refusal = Some((permit.policy, rate, Some(Duration::from_secs(1))));
+        }
+        if let Some((policy, Rate { limit, period }, retry_after)) = refusal {
+            return Decision::Limited(Limited { policy, limit, period, retry_after, states, local: true });
+        }
+        for (charge, state) in admission.charges.iter().zip(&mut states) {
+            let (rate, bucket) = self.bucket(&mut buckets, charge);
+            bucket.take(charge.cost, now);
+            let standing = bucket.standing(*rate, now);
+            (state.remaining, state.reset) = (standing.remaining, standing.reset);
         }
         Decision::Admitted(Admitted { states, local: true })
     }
 
-    fn charge(&self, charge: &Charge) -> Result<ChargeState, Limited> {
-        let rate = charge.policy.rate;
-        let share = u32::try_from(rate.limit / u64::from(self.replicas)).unwrap_or(u32::MAX).max(1);
-        let limited = |retry_after| Limited {
-            policy: charge.policy.name,
-            limit: rate.limit,
-            period: rate.period,
-            retry_after,
-            local: true,
-        };
-        let Some(cost) = NonZeroU32::new(u32::try_from(charge.cost).unwrap_or(u32::MAX)) else {
-            return Ok(state(charge, share));
-        };
-        let limiter = self.limiter(charge, share);
-        match limiter.check_key_n(&charge.subject, cost) {
-            Ok(Ok(())) => Ok(state(charge, share)),
-            Ok(Err(not_until)) => Err(limited(Some(not_until.wait_time_from(self.clock.now())))),
-            // More than the whole share. It may fit the limit once Redis is back.
-            Err(_) => Err(limited((charge.cost <= rate.limit).then_some(Duration::from_secs(5)))),
-        }
-    }
-
-    fn limiter(&self, charge: &Charge, share: u32) -> Arc<Keyed> {
-        let rate = charge.policy.rate;
-        let key = (charge.policy.name, rate.limit, rate.period);
-        let mut limiters = self.limiters.lock().unwrap_or_else(PoisonError::into_inner);
-        let limiter = limiters.entry(key).or_insert_with(|| {
-            let burst = NonZeroU32::new(share).expect("a share is at least 1");
-            let interval = (rate.period / share).max(Duration::from_nanos(1));
-            let quota = Quota::with_period(interval).expect("the interval is not zero").allow_burst(burst);
-            Arc::new(RateLimiter::keyed(quota))
-        });
-        if limiter.len() > MANY_KEYS
-            && self.calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(CLEAN_UP_EVERY)
-        {
-            limiter.retain_recent();
-        }
-        limiter.clone()
-    }
-
-    fn take(&self, permit: &Permit) -> bool {
-        let now = Instant::now();
-        let mut permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = permits.entry(permit.subject.clone()).or_default();
-        held.retain(|_, until| *until > now);
-        let share = (permit.limit / self.replicas).max(1) as usize;
-        if held.len() >= share && !held.contains_key(&permit.id) {
-            return false;
-        }
-        held.insert(permit.id.clone(), now + permit.lease);
-        true
-    }
-
-    /// Gives a permit back. Corrections of charges are dropped: the local limits are rough anyway.
-    pub fn settle(&self, settlement: &Settlement) {
-        let Some(permit) = &settlement.permit else { return };
-        let mut permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held) = permits.get_mut(&permit.subject) {
-            held.remove(&permit.id);
-            if held.is_empty() {
-                permits.remove(&permit.subject);
+    /// Corrects charges that were taken here.
+    pub(crate) fn settle(&self, corrections: &[(Charge, i64)]) {
+        let now = self.now();
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        for (charge, difference) in corrections {
+            if let Some((rate, bucket)) = buckets.get_mut(&key(charge)) {
+                bucket.settle(*rate, *difference, now);
             }
         }
     }
+
+    /// Fills a bucket, or frees all permits, of one subject.
+    pub(crate) fn reset(&self, policy: &Policy, subject: &str) {
+        if policy.algorithm == Algorithm::Permits {
+            self.permits.clear(subject);
+        }
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.remove(&(policy.name, subject.to_owned()));
+    }
+
+    fn bucket<'a>(&self, buckets: &'a mut Buckets, charge: &Charge) -> &'a mut (Rate, Bucket) {
+        let Rate { limit, period } = charge.policy.rate;
+        let share = Rate { limit: (limit / u64::from(self.replicas)).max(1), period };
+        let found =
+            buckets.entry(key(charge)).or_insert_with(|| (share, Bucket::new(charge.policy.algorithm)));
+        found.0 = share;
+        found
+    }
+
+    fn take(&self, permit: &Permit) -> bool {
+        let share = (permit.limit / self.replicas).max(1) as usize;
+        let free = self.permits.count(&permit.subject, &permit.id) < share;
+        if free {
+            self.permits.hold(permit);
+        }
+        free
+    }
+
+    fn now(&self) -> Micros {
+        self.started.elapsed().as_micros() as Micros
+    }
 }
 
-fn state(charge: &Charge, share: u32) -> ChargeState {
-    // governor does not tell what is left; the share is the honest upper bound.
-    let (limit, reset) = (u64::from(share), charge.policy.rate.period);
-    ChargeState { policy: charge.policy.name, limit, remaining: limit.saturating_sub(charge.cost), reset }
+fn key(charge: &Charge) -> (&'static str, String) {
+    (charge.policy.name, charge.subject.clone())
+}
+
+fn shrink(buckets: &mut Buckets, now: Micros) {
+    buckets.retain(|_, (rate, bucket)| !bucket.is_full(*rate, now));
+    let mut excess = buckets.len().saturating_sub(MAX_BUCKETS / 2);
+    buckets.retain(|_, _| {
+        let goes = excess > 0;
+        excess = excess.saturating_sub(1);
+        !goes
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Per;
+
+    fn policy(name: &'static str, algorithm: Algorithm, rate: &str) -> Policy {
+        Policy { name, algorithm, per: Per::Caller, rate: rate.parse().expect("a rate") }
+    }
+
+    fn passes(local: &Local, charges: &[Charge], permit: Option<Permit>) -> bool {
+        let admission = Admission { charges: charges.to_vec(), permit, ..Admission::default() };
+        matches!(local.admit(&admission), Decision::Admitted(_))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn several_policies_are_all_or_nothing_locally_too() {
+        let local = Local::new(2);
+        let wide = policy("global", Algorithm::Gcra, "100/1h");
+        let narrow = policy("user-jobs", Algorithm::SlidingWindow, "2/1h");
+        let permits = policy("concurrent-streams", Algorithm::Permits, "2/1h");
+        let both = [wide.charge("u", 1), narrow.charge("u", 1)];
+        assert!(passes(&local, &both, Some(permits.permit("u", "a"))));
+        for _ in 0..20 {
+            assert!(!passes(&local, &both, None), "the share of two is one");
+            assert!(!passes(&local, &[wide.charge("u", 1)], Some(permits.permit("u", "b"))), "no permit");
+        }
+        let look = Admission { charges: vec![wide.charge("u", 0)], ..Admission::default() };
+        let Decision::Admitted(admitted) = local.admit(&look) else { panic!("cost 0 asks") };
+        assert_eq!(admitted.states[0].remaining, 49, "the refusals cost nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn local_limits_refill_settle_and_are_reset() {
+        let local = Local::new(1);
+        let tokens = policy("ai-tokens", Algorithm::Gcra, "60/1m");
+        let taken = tokens.charge("u", 60);
+        assert!(passes(&local, std::slice::from_ref(&taken), None));
+        assert!(!passes(&local, &[tokens.charge("u", 10)], None));
+        local.settle(&[(taken, -50)]);
+        assert!(passes(&local, &[tokens.charge("u", 50)], None), "what was not used is there again");
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(passes(&local, &[tokens.charge("u", 5)], None), "one a second comes back");
+        assert!(!passes(&local, &[tokens.charge("u", 1)], None));
+        local.reset(&tokens, "u");
+        assert!(passes(&local, &[tokens.charge("u", 60)], None));
+    }
+
+    /// Case R8, while Redis is out.
+    #[tokio::test(start_paused = true)]
+    async fn a_million_clients_cost_bounded_memory_while_redis_is_out() {
+        let local = Local::new(1);
+        let global = policy("global", Algorithm::Gcra, "100/15m");
+        for client in 0..1_000_000_u32 {
+            assert!(passes(&local, &[global.charge(format!("ip:{client}"), 1)], None));
+            if client % 1_000 == 0 {
+                let kept = local.buckets.lock().expect("no panic before").len();
+                assert!(kept <= MAX_BUCKETS + 1, "{kept}");
+            }
+        }
+    }
 }

@@ -1,6 +1,6 @@
 -- settle, version 1: corrects charges and renews or gives back permits. Same layout as admit.
 --   gcra, cnt  c = units to add (negative gives back); a bucket that is gone stays gone
---   sem        c = id: give back;  renew  b = lease (us), c = id: prolong, if it still exists
+--   sem        c = id: give back;  renew  b = lease (us), c = id: hold it for so long from now, whatever the limit
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000000 + tonumber(t[2])
 for i, key in ipairs(KEYS) do
@@ -24,7 +24,7 @@ for i, key in ipairs(KEYS) do
   elseif kind == 'sem' then
     redis.call('ZREM', key, c)
   elseif kind == 'renew' then
-    redis.call('ZADD', key, 'XX', string.format('%.0f', now + b), c)
+    redis.call('ZADD', key, string.format('%.0f', now + b), c)
     redis.call('PEXPIRE', key, math.ceil(b / 1000) + 1)
   end
 end

@@ -6,7 +6,10 @@ use std::time::Duration;
 use config::{ApiConfig, MapVars, Rate};
 use db::Redis;
 use futures_util::future::join_all;
-use limits::{Admission, Algorithm, Decision, Limited, Limiter, Permit, Policies, Policy, Settlement};
+use limits::{
+    Admission, Admitted, Algorithm, Decision, Limited, Limiter, Overrides, Per, Permit, Policies, Policy,
+    Settlement,
+};
 use test_support::{TestRedis, test_redis};
 
 fn policies() -> Policies {
@@ -19,7 +22,7 @@ fn policies() -> Policies {
 }
 
 fn policy(name: &'static str, algorithm: Algorithm, rate: &str) -> Policy {
-    Policy { name, algorithm, rate: rate.parse::<Rate>().unwrap() }
+    Policy { name, algorithm, per: Per::Caller, rate: rate.parse::<Rate>().unwrap() }
 }
 
 fn limiter_at(url: &str, prefix: &str) -> Limiter {
@@ -33,8 +36,12 @@ fn limiter(redis: &TestRedis) -> Limiter {
 
 fn charge(policy: &Policy, subject: &str, cost: u64) -> Admission {
     let mut admission = Admission::default();
-    admission.charge(policy, subject, cost);
+    admission.charge(policy.charge(subject, cost));
     admission
+}
+
+fn give_back(permit: Permit) -> Settlement {
+    Settlement { permit: Some(permit), ..Settlement::default() }
 }
 
 fn admitted(decision: &Decision) -> bool {
@@ -87,7 +94,7 @@ async fn a_refusal_by_one_policy_costs_nothing_on_the_others() {
     let wide = policy("global", Algorithm::Gcra, "100/1h");
     let narrow = policy("custom", Algorithm::SlidingWindow, "1/1h");
     let mut both = Admission::default();
-    both.charge(&wide, "u", 1).charge(&narrow, "u", 1);
+    both.charge(wide.charge("u", 1)).charge(narrow.charge("u", 1));
     assert!(admitted(&limiter.admit(&both).await));
     for _ in 0..20 {
         assert_eq!(limited(limiter.admit(&both).await).policy, "custom");
@@ -150,13 +157,14 @@ async fn settling_gives_back_what_was_not_used_and_takes_what_was_used_in_additi
         let subject = format!("{algorithm:?}");
         let admission = charge(&p, &subject, 800);
         assert!(admitted(&limiter.admit(&admission).await));
-        let taken = limits::Charge { policy: p.clone(), subject: subject.clone(), cost: 800 };
-        limiter.settle(&Settlement { corrections: vec![(taken.clone(), -700)], permit: None }).await;
+        let taken = p.charge(subject.as_str(), 800);
+        let correct = |by| Settlement { corrections: vec![(taken.clone(), by)], ..Settlement::default() };
+        limiter.settle(correct(-700)).await;
         let Decision::Admitted(a) = limiter.admit(&charge(&p, &subject, 0)).await else {
             panic!("{algorithm:?}")
         };
         assert_eq!(a.states[0].remaining, 900, "{algorithm:?}");
-        limiter.settle(&Settlement { corrections: vec![(taken, 850)], permit: None }).await;
+        limiter.settle(correct(850)).await;
         let Decision::Admitted(a) = limiter.admit(&charge(&p, &subject, 0)).await else {
             panic!("{algorithm:?}")
         };
@@ -168,8 +176,7 @@ async fn settling_gives_back_what_was_not_used_and_takes_what_was_used_in_additi
 async fn permits_are_counted_over_replicas_given_back_and_end_by_themselves() {
     let redis = test_redis().await;
     let (one, two) = (limiter(&redis), limiter(&redis));
-    let permit =
-        |id: &str| Permit { subject: "u".into(), id: id.into(), limit: 2, lease: Duration::from_millis(400) };
+    let permit = |id: &str| policy("concurrent-streams", Algorithm::Permits, "2/400ms").permit("u", id);
     let ask = |id: &str| {
         let mut admission = Admission::default();
         admission.permit(permit(id));
@@ -177,7 +184,7 @@ async fn permits_are_counted_over_replicas_given_back_and_end_by_themselves() {
     };
     assert!(admitted(&one.admit(&ask("a")).await) && admitted(&two.admit(&ask("b")).await));
     assert_eq!(limited(one.admit(&ask("c")).await).policy, "concurrent-streams");
-    two.settle(&Settlement { corrections: vec![], permit: Some(permit("a")) }).await;
+    two.settle(give_back(permit("a"))).await;
     assert!(admitted(&one.admit(&ask("c")).await), "a permit that was given back is free on every replica");
     tokio::time::sleep(Duration::from_millis(250)).await;
     one.renew(&permit("c")).await;
@@ -207,7 +214,7 @@ async fn the_record_of_a_key_is_compared_in_the_same_round_trip_and_nothing_is_t
     let p = policy("global", Algorithm::SlidingWindow, "1/1h");
     let ask = |etag: &str| {
         let mut admission = Admission::default();
-        admission.with_record("pk", etag).charge(&p, "u", 1);
+        admission.with_record("pk", etag).charge(p.charge("u", 1));
         admission
     };
     assert!(matches!(limiter.admit(&ask("")).await, Decision::RecordMissing));
@@ -241,14 +248,9 @@ async fn every_key_expires() {
     for (name, algorithm) in
         [("a", Algorithm::Gcra), ("b", Algorithm::SlidingWindow), ("c", Algorithm::FixedWindow)]
     {
-        admission.charge(&policy(name, algorithm, "10/1m"), "u", 1);
+        admission.charge(policy(name, algorithm, "10/1m").charge("u", 1));
     }
-    admission.permit(Permit {
-        subject: "u".into(),
-        id: "x".into(),
-        limit: 1,
-        lease: Duration::from_secs(60),
-    });
+    admission.permit(policy("concurrent-streams", Algorithm::Permits, "1/60s").permit("u", "x"));
     assert!(admitted(&limiter.admit(&admission).await));
     let mut c = redis.connection().await;
     let pattern = format!("{}*", redis.prefix);
@@ -295,26 +297,247 @@ async fn without_redis_each_replica_allows_its_share_and_the_breaker_answers_at_
     assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
 }
 
+/// Moves what a bucket remembers by so many microseconds: into the past as if time had passed, into the future as if Redis's
+/// clock had been set back.
+async fn shift(redis: &TestRedis, key: &str, micros: i64) {
+    const SCRIPT: &str = r"
+        local by = tonumber(ARGV[1])
+        local kind = redis.call('TYPE', KEYS[1]).ok
+        if kind == 'string' then
+            local level, since = string.match(redis.call('GET', KEYS[1]), '^([%d.]+):(%d+)$')
+            redis.call('SET', KEYS[1], string.format('%s:%.0f', level, tonumber(since) + by), 'KEEPTTL')
+        elseif kind == 'zset' then
+            local all = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
+            for i = 1, #all, 2 do redis.call('ZADD', KEYS[1], string.format('%.0f', tonumber(all[i+1]) + by), all[i]) end
+        elseif kind == 'hash' then
+            redis.call('HINCRBY', KEYS[1], 'w', by / tonumber(ARGV[2]))
+        end";
+    let mut c = redis.connection().await;
+    let key = format!("{}v1:{key}", redis.prefix);
+    let hour = 3_600_000_000_u64;
+    db::redis_client::Script::new(SCRIPT)
+        .key(key)
+        .arg(micros)
+        .arg(hour)
+        .invoke_async::<()>(&mut c)
+        .await
+        .unwrap();
+}
+
+/// Case R4. What Redis remembers lies in its future after its clock was set back.
+#[tokio::test]
+async fn after_redis_clock_steps_back_the_count_stays_and_nobody_waits_longer_than_a_period() {
+    let redis = test_redis().await;
+    let limiter = limiter(&redis);
+    for algorithm in [Algorithm::Gcra, Algorithm::SlidingWindow, Algorithm::FixedWindow] {
+        for hours in [1, 20] {
+            let p = policy("login", algorithm, "5/1h");
+            let subject = format!("{algorithm:?}{hours}");
+            for _ in 0..5 {
+                assert!(admitted(&limiter.admit(&charge(&p, &subject, 1)).await));
+            }
+            shift(&redis, &format!("rl:login:{subject}"), hours * 3_600_000_000).await;
+            for _ in 0..3 {
+                let refused = limited(limiter.admit(&charge(&p, &subject, 1)).await);
+                let wait = refused.retry_after.unwrap();
+                assert!(wait <= p.rate.period, "{subject}: {wait:?}");
+            }
+            // The refusal has put the bucket back into the present: from here an hour is an hour.
+            shift(&redis, &format!("rl:login:{subject}"), -3_600_000_000).await;
+            assert!(admitted(&limiter.admit(&charge(&p, &subject, 1)).await), "{subject}");
+        }
+    }
+    let streams = policy("concurrent-streams", Algorithm::Permits, "1/60s");
+    let mut ask = Admission::default();
+    ask.permit(streams.permit("u", "a"));
+    assert!(admitted(&limiter.admit(&ask).await));
+    shift(&redis, "sem:u", 3_600_000_000).await;
+    ask.permit(streams.permit("u", "b"));
+    limited(limiter.admit(&ask).await);
+    shift(&redis, "sem:u", -60_000_000).await;
+    assert!(admitted(&limiter.admit(&ask).await), "the lease of a holder that died ends in its time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_permit_is_enough_for_requests_one_after_the_other() {
+    let redis = test_redis().await;
+    let limiter = limiter(&redis);
+    let streams = policy("concurrent-streams", Algorithm::Permits, "1/60s");
+    for n in 0..200 {
+        let permit = streams.permit("u", n.to_string());
+        let mut ask = Admission::default();
+        ask.permit(permit.clone());
+        assert!(admitted(&limiter.admit(&ask).await), "{n}");
+        // Told to Redis beside the next request.
+        drop(tokio::spawn(limiter.settle(give_back(permit))));
+    }
+}
+
+#[tokio::test]
+async fn a_permit_that_redis_lost_is_noted_again_and_one_that_was_given_back_is_not() {
+    let redis = test_redis().await;
+    let limiter = limiter(&redis);
+    let streams = policy("concurrent-streams", Algorithm::Permits, "1/60s");
+    let (held, other) = (streams.permit("u", "held"), streams.permit("u", "other"));
+    let mut ask = Admission::default();
+    ask.permit(held.clone());
+    assert!(admitted(&limiter.admit(&ask).await));
+    let mut c = redis.connection().await;
+    let key = format!("{}v1:sem:u", redis.prefix);
+    db::redis_client::cmd("DEL").arg(&key).query_async::<()>(&mut c).await.unwrap();
+    limiter.renew(&held).await;
+    ask.permit(other);
+    limited(limiter.admit(&ask).await);
+    limiter.settle(give_back(held.clone())).await;
+    limiter.renew(&held).await;
+    assert!(admitted(&limiter.admit(&ask).await));
+}
+
+#[tokio::test]
+async fn what_was_taken_locally_is_not_given_back_in_redis() {
+    let redis = test_redis().await;
+    let limiter = limiter(&redis);
+    let p = policy("ai-tokens", Algorithm::Gcra, "1000/1h");
+    assert!(admitted(&limiter.admit(&charge(&p, "u", 900)).await));
+    let corrections = vec![(p.charge("u", 900), -900)];
+    limiter.settle(Settlement { corrections, local: true, ..Settlement::default() }).await;
+    assert_eq!(limiter.look(&p, "u").await.unwrap().remaining, 100);
+}
+
+#[tokio::test]
+async fn every_kind_of_bucket_can_be_looked_at_and_reset() {
+    let redis = test_redis().await;
+    let limiter = limiter(&redis);
+    for algorithm in [Algorithm::Gcra, Algorithm::SlidingWindow, Algorithm::FixedWindow, Algorithm::Permits] {
+        let p = policy("any", algorithm, "2/1h");
+        let subject = format!("{algorithm:?}");
+        for n in 0..3 {
+            let mut ask = Admission::default();
+            match algorithm {
+                Algorithm::Permits => ask.permit(p.permit(subject.as_str(), n.to_string())),
+                _ => ask.charge(p.charge(subject.as_str(), 1)),
+            };
+            assert_eq!(admitted(&limiter.admit(&ask).await), n < 2, "{subject} {n}");
+        }
+        for _ in 0..2 {
+            let state = limiter.look(&p, &subject).await.unwrap();
+            assert_eq!((state.limit, state.remaining), (2, 0), "{subject}: looking takes nothing");
+        }
+        assert!(limiter.reset(&p, &subject).await.unwrap(), "{subject}");
+        assert!(!limiter.reset(&p, &subject).await.unwrap(), "{subject}");
+        assert_eq!(limiter.look(&p, &subject).await.unwrap().remaining, 2, "{subject}");
+    }
+    let out = limiter_at("redis://127.0.0.1:1", "x:");
+    assert!(
+        out.look(&policy("any", Algorithm::Gcra, "2/1h"), "u").await.is_err(),
+        "no guess of a local limit"
+    );
+}
+
+#[test]
+fn an_api_keys_own_limits_are_read_and_nonsense_is_told() {
+    let policies = policies();
+    let (own, problems) = Overrides::parse(
+        &policies,
+        [("global", "7/1h"), ("concurrent-streams", "3"), ("user-jobs", " 1/1d ")],
+    );
+    assert_eq!(problems, []);
+    assert_eq!(own.apply(&policies.global).unwrap().limit_text(), "7/1h");
+    assert_eq!(own.apply(&policies.concurrent_streams).unwrap().permit("u", "a").limit, 3);
+    assert_eq!(own.apply(&policies.ai_tokens), None, "the rest is as usual");
+    for (name, limit, told) in [
+        ("global", "0/1h", "between 1 and"),
+        ("global", "", "LIMIT/PERIOD"),
+        ("global", "10", "LIMIT/PERIOD"),
+        ("global", "10/0s", "between 1ms"),
+        ("global", "-1/1h", "LIMIT/PERIOD"),
+        ("global", "10/400d", "31d"),
+        ("concurrent-streams", "3/1h", "from 1 to"),
+        ("concurrent-streams", "0", "from 1 to"),
+        ("login", "10/1h", "there are: global"),
+        ("globl", "10/1h", "there are: global"),
+    ] {
+        let (own, problems) = Overrides::parse(&policies, [(name, limit)]);
+        assert_eq!(own, Overrides::default(), "{name} {limit}");
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].policy == name && problems[0].message.contains(told), "{}", problems[0]);
+    }
+}
+
 mod model {
+    use limits::Bucket;
     use proptest::prelude::*;
 
     use super::*;
 
+    const HOUR: u64 = 3_600_000_000;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Admit(u64),
+        /// Hundredths of the period: much more than what the test itself takes.
+        Wait(u64),
+        Settle(i64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (1_u64..6).prop_map(Step::Admit),
+            2 => (1_u64..60).prop_map(Step::Wait),
+            1 => (-4_i64..4).prop_map(Step::Settle),
+        ];
+        prop::collection::vec(step, 1..40)
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(12))]
-        /// Whatever the costs, a strict window never holds more than its limit, and a refusal is always justified.
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        /// Case R1. The scripts decide as the model does, whose own properties are tested with it: what passes, what is left,
+        /// and how long to wait. Time passes by moving what Redis remembers into the past.
         #[test]
-        fn a_strict_window_is_never_over_its_limit(limit in 1_u64..20, costs in prop::collection::vec(1_u64..6, 1..30)) {
+        fn the_scripts_agree_with_the_model(
+            algorithm in prop::sample::select(&[Algorithm::Gcra, Algorithm::SlidingWindow][..]),
+            // Divisors of a hundred, so that no decision lies within what the test itself takes.
+            limit in prop::sample::select(&[1_u64, 2, 4, 5, 10, 20][..]),
+            steps in steps(),
+        ) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let redis = test_redis().await;
                 let limiter = limiter(&redis);
-                let p = policy("custom", Algorithm::SlidingWindow, &format!("{limit}/1h"));
-                let mut used = 0;
-                for cost in costs {
-                    let passed = admitted(&limiter.admit(&charge(&p, "u", cost)).await);
-                    prop_assert_eq!(passed, used + cost <= limit);
-                    used += if passed { cost } else { 0 };
+                let p = policy("custom", algorithm, &format!("{limit}/1h"));
+                let (mut model, mut now) = (Bucket::new(algorithm), 1_000 * HOUR);
+                for step in steps {
+                    match step {
+                        Step::Wait(hundredths) => {
+                            let micros = hundredths * HOUR / 100;
+                            now += micros;
+                            shift(&redis, "rl:custom:u", -(micros as i64)).await;
+                        }
+                        Step::Settle(by) => {
+                            let corrections = vec![(p.charge("u", 1), by)];
+                            limiter.settle(Settlement { corrections, ..Settlement::default() }).await;
+                            model.settle(p.rate, by, now);
+                        }
+                        Step::Admit(cost) => {
+                            let expected = model.check(p.rate, cost, now);
+                            if expected.is_ok() {
+                                model.take(cost, now);
+                            }
+                            let left = model.standing(p.rate, now).remaining;
+                            match (limiter.admit(&charge(&p, "u", cost)).await, expected) {
+                                (Decision::Admitted(Admitted { states, .. }), Ok(())) => {
+                                    prop_assert_eq!(states[0].remaining, left);
+                                }
+                                (Decision::Limited(refused), Err(wait)) => {
+                                    prop_assert_eq!(refused.states[0].remaining, left);
+                                    prop_assert_eq!(refused.retry_after.is_some(), wait.is_some());
+                                    let (theirs, ours) = (refused.retry_after.unwrap_or_default(), wait.unwrap_or_default());
+                                    prop_assert!(theirs <= ours + Duration::from_millis(10) && ours < theirs + Duration::from_secs(30), "{:?} {:?}", theirs, ours);
+                                }
+                                (theirs, ours) => prop_assert!(false, "{:?}, but the model {:?}", theirs, ours),
+                            }
+                        }
+                    }
                 }
                 Ok(())
             })?;

@@ -9,7 +9,6 @@ use axum::{
 use bytes::Bytes;
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use limits::Admitted;
 use runtime::Phase;
 use sse::RelayBody;
 use tokio::time::Instant;
@@ -43,7 +42,7 @@ pub(super) async fn forward<'a>(
     let (parts, body) = request.into_parts();
     let body = read_body(&parts.headers, body, ai.inner.config.max_body_bytes).await?;
     let mut call = Call::parse(protocol, &body)?;
-    let (request, admitted) = admit(ai, protocol, pending, &call, started).await?;
+    let request = admit(ai, protocol, pending, &call, started).await?;
     let want = match protocol {
         _ if call.stream => Want::Stream,
         Protocol::Passthrough if accepts_stream(&parts.headers) => Want::Stream,
@@ -54,13 +53,11 @@ pub(super) async fn forward<'a>(
     let body = std::mem::take(&mut call.body);
     let to_engine = engine.request(Method::POST, path, &parts.headers, request.request_id(), body);
     let answering = async move { engine.call(to_engine, want).await };
-    let mut response = if want == Want::Stream {
-        streamed(ai, protocol, call.strip_usage, request, answering).await?
+    if want == Want::Stream {
+        streamed(ai, protocol, call.strip_usage, request, answering).await
     } else {
-        whole(ai, protocol, request, answering).await?
-    };
-    headers::rate_limits(response.headers_mut(), &admitted);
-    Ok(response)
+        whole(ai, protocol, request, answering).await
+    }
 }
 
 /// Asks the engine for a document that costs no tokens.
@@ -92,7 +89,7 @@ async fn admit(
     pending: Pending,
     call: &Call,
     started: Instant,
-) -> Result<(InFlight, Admitted), Failure> {
+) -> Result<InFlight, Failure> {
     let mut reservation = Reservation::new(&ai.inner);
     let decided = pending.admit(|admission, caller| {
         reservation.add_to(admission, caller, call.prompt_tokens, call.completion_limit);
@@ -106,9 +103,9 @@ async fn admit(
             return Err(error.into());
         }
     };
-    reservation.admitted();
+    reservation.admitted(&admitted);
     caller.require_scope(SCOPE)?;
-    Ok((InFlight::begin(ai, protocol, &caller, call, reservation, started), admitted))
+    Ok(InFlight::begin(ai, protocol, &caller, call, reservation, started))
 }
 
 /// Answers with an event stream. Its head waits for the engine's first event, but not for long.

@@ -1,7 +1,6 @@
 //! What a request holds of the limits, from admission to its end.
 
 use std::{
-    borrow::Cow,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +10,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use db::Database;
-use limits::{Admission, Charge, Decision, Limiter, Permit, Policy, Settlement};
+use limits::{Admission, Admitted, Charge, Decision, Limiter, Permit, Settlement};
 use runtime::{Clock, Lifecycle};
 use uuid::Uuid;
 
@@ -24,9 +23,6 @@ use crate::{
 /// What an answer without a limit of its own is taken to cost, and the most that is reserved for one with a limit. The
 /// difference is settled at the end.
 const COMPLETION_CAP: u64 = 1_024;
-/// How long a permit is good. Longer than the head of an answer may be held, and than several renewals, so that a lost one does no harm; when the process dies the
-/// permit ends by itself.
-const LEASE: Duration = Duration::from_secs(90);
 /// Longer than a call to Redis may take. When the client left during admission, its permit is given back so much later: else
 /// the return could overtake the taking, on another connection to Redis.
 const AFTER_UNANSWERED: Duration = Duration::from_millis(400);
@@ -49,9 +45,17 @@ pub(super) struct Reservation {
     taken: Mutex<Option<Taken>>,
     /// Not the request's id: that one the client may choose, and use twice.
     permit_id: String,
-    admitted: bool,
+    admitted: Option<Where>,
     used: u64,
     revoked: Arc<AtomicBool>,
+}
+
+/// Where the charges were taken, and are corrected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Where {
+    Redis,
+    /// In the local limits, because Redis was out.
+    Here,
 }
 
 #[derive(Debug)]
@@ -78,7 +82,7 @@ impl Reservation {
             lifecycle: ai.lifecycle.clone(),
             taken: Mutex::default(),
             permit_id: Uuid::now_v7().simple().to_string(),
-            admitted: false,
+            admitted: None,
             used: 0,
             revoked: Arc::default(),
         }
@@ -93,21 +97,17 @@ impl Reservation {
         completion_limit: Option<u64>,
     ) {
         let policies = self.limiter.policies();
-        let requests = charge(caller, &policies.ai_requests, 1);
-        let (rate, daily) = (caller.rate(&policies.ai_tokens), caller.rate(&policies.ai_tokens_daily));
-        let smallest = rate.rate.limit.min(daily.rate.limit);
+        let mut tokens =
+            [&policies.ai_tokens, &policies.ai_tokens_daily].map(|policy| caller.charge(policy, 0));
+        let smallest = tokens[0].policy.rate.limit.min(tokens[1].policy.rate.limit);
         let cost = reserve(prompt_tokens, completion_limit, smallest);
-        let tokens =
-            [charge(caller, &policies.ai_tokens, cost), charge(caller, &policies.ai_tokens_daily, cost)];
-        let permit = Permit {
-            subject: format!("user:{}", caller.user_id),
-            id: self.permit_id.clone(),
-            limit: policies.concurrent_streams,
-            lease: LEASE,
-        };
-        for charge in [&requests, &tokens[0], &tokens[1]] {
-            admission.charge(&charge.policy, charge.subject.as_str(), charge.cost);
+        admission.charge(caller.charge(&policies.ai_requests, 1));
+        for charge in &mut tokens {
+            charge.cost = cost;
+            admission.charge(charge.clone());
         }
+        let (streams, subject) = caller.bucket(&policies.concurrent_streams);
+        let permit = streams.permit(subject, self.permit_id.as_str());
         admission.permit(permit.clone());
         let credential = match (caller.session_id, &caller.api_key_public_id) {
             (None, Some(public_id)) => {
@@ -124,8 +124,8 @@ impl Reservation {
     }
 
     /// The limits said yes.
-    pub(super) fn admitted(&mut self) {
-        self.admitted = true;
+    pub(super) fn admitted(&mut self, admitted: &Admitted) {
+        self.admitted = Some(if admitted.local { Where::Here } else { Where::Redis });
     }
 
     /// The limits said no: there is nothing to give back.
@@ -169,21 +169,24 @@ impl Reservation {
     /// Gives back now what would be given back at the drop.
     pub(super) fn settle(&mut self) {
         let Some(taken) = self.taken().take() else { return };
-        let mut settlement = Settlement { permit: Some(taken.permit), ..Settlement::default() };
+        let local = self.admitted == Some(Where::Here);
+        let mut settlement = Settlement { permit: Some(taken.permit), local, ..Settlement::default() };
         // Without an answer to the admission it is not known whether anything was charged, so nothing is given back.
-        if self.admitted {
+        if self.admitted.is_some() {
             let used = i64::try_from(self.used).unwrap_or(i64::MAX);
             settlement.corrections =
                 taken.tokens.map(|charge| (charge.clone(), used.saturating_sub(charge.cost as i64))).to_vec();
         }
         // Outside a runtime (its very end) the lease has to do.
         if tokio::runtime::Handle::try_current().is_ok() {
-            let (limiter, admitted) = (self.limiter.clone(), self.admitted);
+            let unanswered = self.admitted.is_none();
+            // Here the permit is back as of now, and whoever comes next on this replica finds it so.
+            let settled = self.limiter.settle(settlement);
             self.lifecycle.spawn_task(async move {
-                if !admitted {
+                if unanswered {
                     tokio::time::sleep(AFTER_UNANSWERED).await;
                 }
-                limiter.settle(&settlement).await;
+                settled.await;
             });
         }
     }
@@ -214,16 +217,6 @@ async fn key_has_ended(
     }
     let active = database.call("api_keys.is_active", async |c| db::api_keys::is_active(c, id).await);
     active.await.is_ok_and(|active| !active)
-}
-
-/// A charge on the caller's bucket: the user's, or the API key's own where the key has a limit of its own.
-fn charge(caller: &Caller, policy: &Policy, cost: u64) -> Charge {
-    match (caller.rate(policy), caller.api_key_id) {
-        (Cow::Owned(policy), Some(key)) => Charge { policy, subject: format!("key:{key}"), cost },
-        (policy, _) => {
-            Charge { policy: policy.into_owned(), subject: format!("user:{}", caller.user_id), cost }
-        }
-    }
 }
 
 /// How many tokens to reserve. A limit smaller than the usual reservation must not lock its owner out: then all of it is

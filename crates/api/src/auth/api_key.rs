@@ -11,6 +11,7 @@ use aws_lc_rs::{
     rand,
 };
 use chrono::{DateTime, Utc};
+use limits::{OverrideProblem, Overrides, Policies};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -166,9 +167,37 @@ impl Record {
     }
 }
 
-/// Records seen lately, by public id, with their etags. Whether they are current is asked in the admission script.
+/// A record that this process has seen.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Tells it from other versions of the same record.
+    pub etag: Arc<str>,
+    /// The record.
+    pub record: Arc<Record>,
+    /// The limits of its own that it names.
+    pub limits: Arc<Overrides>,
+}
+
+impl Known {
+    /// Nothing is known.
+    pub fn nobody() -> Self {
+        Self { etag: "".into(), record: Record::nobody().into(), limits: Arc::default() }
+    }
+}
+
+/// Records seen lately, by public id. Whether they are current is asked in the admission script.
 #[derive(Debug)]
-pub struct KeyRecords(Cache<String, (Arc<str>, Arc<Record>, Instant)>);
+pub struct KeyRecords(Cache<String, (Known, Instant)>);
+
+/// Reads limits as they are stored and as an administrator gives them: names of policies with limits as text.
+pub fn overrides(policies: &Policies, stored: &serde_json::Value) -> (Overrides, Vec<OverrideProblem>) {
+    let entries = stored.as_object().into_iter().flatten();
+    // What is no text cannot be a limit, and is told as such.
+    Overrides::parse(
+        policies,
+        entries.map(|(name, limit)| (name.as_str(), limit.as_str().unwrap_or_default())),
+    )
+}
 
 /// While Redis is out, a record that is older is read again from the database.
 const OLD: Duration = Duration::from_secs(30);
@@ -180,21 +209,27 @@ impl Default for KeyRecords {
 }
 
 impl KeyRecords {
-    /// The etag and record known for this key.
-    pub fn get(&self, public_id: &str) -> Option<(Arc<str>, Arc<Record>)> {
-        self.0.get(&public_id.to_owned()).map(|(etag, record, _)| (etag, record))
+    /// What is known of this key.
+    pub fn get(&self, public_id: &str) -> Option<Known> {
+        self.0.get(&public_id.to_owned()).map(|(known, _)| known)
     }
 
     /// True when the record is not there, or was not compared with the database lately.
     pub fn is_old(&self, public_id: &str) -> bool {
-        self.0.get(&public_id.to_owned()).is_none_or(|(_, _, since)| since.elapsed() > OLD)
+        self.0.get(&public_id.to_owned()).is_none_or(|(_, since)| since.elapsed() > OLD)
     }
 
     /// Remembers an encoded record; `None` when it is malformed.
-    pub fn remember(&self, public_id: &str, encoded: &str) -> Option<(Arc<str>, Arc<Record>)> {
+    pub fn remember(&self, policies: &Policies, public_id: &str, encoded: &str) -> Option<Known> {
         let (etag, json) = encoded.split_once('|')?;
-        let known = (Arc::<str>::from(etag), Arc::new(serde_json::from_str::<Record>(json).ok()?));
-        self.0.insert(public_id.to_owned(), (known.0.clone(), known.1.clone(), Instant::now()));
+        let record: Record = serde_json::from_str(json).ok()?;
+        let (limits, problems) = overrides(policies, &record.policy);
+        for problem in problems {
+            // The route that sets them lets none through: somebody wrote to the database, or it is of another release.
+            tracing::warn!(api_key_id = %record.id, %problem, "a limit of an api key is ignored");
+        }
+        let known = Known { etag: etag.into(), record: record.into(), limits: limits.into() };
+        self.0.insert(public_id.to_owned(), (known.clone(), Instant::now()));
         Some(known)
     }
 }

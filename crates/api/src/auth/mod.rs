@@ -11,7 +11,7 @@ mod refresh;
 pub(crate) mod revocation;
 
 pub use api_key::hex;
-pub use api_key::{ApiKeySecret, KeyRecords, Record};
+pub use api_key::{ApiKeySecret, KeyRecords, Known, Record, overrides};
 pub(crate) use gate::Credential;
 pub use gate::{PUBLIC_ROUTES, gate};
 pub use keyring::{AccessToken, Claims, Keyring};

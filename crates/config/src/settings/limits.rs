@@ -1,6 +1,12 @@
 //! Rate limits.
 
+use std::time::Duration;
+
 use crate::{Problems, Rate, Vars, reader::Reader};
+
+/// How long a permit for a stream is good without renewal. Longer than the head of an answer may be held, and than several
+/// renewals, so that a lost one does no harm; when the process dies the permit ends by itself.
+const STREAM_LEASE: Duration = Duration::from_secs(90);
 
 /// The named rate limits.
 #[derive(Debug, Clone)]
@@ -19,10 +25,10 @@ pub struct LimitsConfig {
     pub ai_tokens: Rate,
     /// AI tokens, per user and day.
     pub ai_tokens_daily: Rate,
-    /// Example of a policy for one route.
-    pub custom: Rate,
-    /// AI requests at a time, per user.
-    pub concurrent_streams: u32,
+    /// Jobs that a user starts.
+    pub user_jobs: Rate,
+    /// AI requests at a time, per user. The period is that of a lease: without renewal a permit ends after it.
+    pub concurrent_streams: Rate,
     /// API replicas that share the limits.
     pub replicas: u32,
 }
@@ -43,7 +49,7 @@ impl LimitsConfig {
         let ai_requests = r.get("RATE_LIMIT_AI_REQUESTS");
         let ai_tokens = r.get("RATE_LIMIT_AI_TOKENS");
         let ai_tokens_daily = r.get("RATE_LIMIT_AI_TOKENS_DAILY");
-        let custom = r.get("RATE_LIMIT_CUSTOM");
+        let user_jobs = r.get("RATE_LIMIT_USER_JOBS");
         let streams = r.number("AI_CONCURRENT_STREAMS", 1, 100_000);
         let replicas = r.number("API_REPLICAS", 1, 1_000);
         Some(Self {
@@ -54,8 +60,8 @@ impl LimitsConfig {
             ai_requests: ai_requests?,
             ai_tokens: ai_tokens?,
             ai_tokens_daily: ai_tokens_daily?,
-            custom: custom?,
-            concurrent_streams: streams? as u32,
+            user_jobs: user_jobs?,
+            concurrent_streams: Rate { limit: streams?, period: STREAM_LEASE },
             replicas: replicas? as u32,
         })
     }

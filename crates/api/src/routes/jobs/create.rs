@@ -8,15 +8,29 @@ use axum::{
     response::IntoResponse,
 };
 use jobs::{EnqueueOptions, Enqueued, Unique};
+use limits::{Policies, Policy};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    AppState, Error, Result, admission::Caller, error::Problem, extract::Json, operator::refuse_job,
+    AppState, Error, Result,
+    admission::{Charged, RoutePolicy},
+    error::Problem,
+    extract::Json,
+    operator::refuse_job,
 };
 
 /// A key is remembered so long, whatever becomes of its job. Finished jobs are kept at least as long.
 const KEY_COUNTS: Duration = Duration::from_secs(24 * 3_600);
+
+/// Starting jobs has a limit of its own.
+pub(super) struct UserJobs;
+
+impl RoutePolicy for UserJobs {
+    fn policy(policies: &Policies) -> &Policy {
+        &policies.user_jobs
+    }
+}
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -43,7 +57,7 @@ pub(super) struct Accepted {
     responses((status = 202, body = Accepted), (status = 403, body = Problem)))]
 pub(super) async fn create(
     State(state): State<AppState>,
-    caller: Caller,
+    Charged { caller, .. }: Charged<UserJobs>,
     headers: HeaderMap,
     Json(body): Json<NewJob>,
 ) -> Result<impl IntoResponse> {
