@@ -118,6 +118,37 @@ pub async fn record(c: &mut PgConnection, public_id: &str) -> Result<Option<KeyR
     Ok(record)
 }
 
+/// The limits of its own that a key has, by policy; `None` when there is no such key, or it is revoked.
+pub async fn limits(c: &mut PgConnection, id: Uuid) -> Result<Option<serde_json::Value>> {
+    let limits = sqlx::query_scalar!("select policy from api_key where id = $1 and revoked_at is null", id)
+        .fetch_optional(c)
+        .await?;
+    Ok(limits)
+}
+
+/// Replaces the limits of a key, and returns its public id; `None` when there is no such key, or it is dead. The key and its
+/// user stay as they are until the transaction ends: neither can be disabled meanwhile.
+pub async fn set_limits(
+    c: &mut PgConnection,
+    id: Uuid,
+    limits: &serde_json::Value,
+) -> Result<Option<String>> {
+    let public_id = sqlx::query_scalar!(
+        "with owner as (
+             select u.id from users u join api_key k on k.user_id = u.id
+             where k.id = $1 and u.disabled_at is null for share of u
+         )
+         update api_key k set policy = $2 from owner
+         where k.id = $1 and k.user_id = owner.id and k.revoked_at is null
+         returning k.public_id",
+        id,
+        limits
+    )
+    .fetch_optional(c)
+    .await?;
+    Ok(public_id)
+}
+
 /// Revokes a key of this user and returns its public id; `None` when there is no such key.
 pub async fn revoke(c: &mut PgConnection, user_id: Uuid, id: Uuid) -> Result<Option<String>> {
     let public_id = sqlx::query_scalar!(

@@ -363,13 +363,15 @@ async fn one_permit_is_enough_for_requests_one_after_the_other() {
     let redis = test_redis().await;
     let limiter = limiter(&redis);
     let streams = policy("concurrent-streams", Algorithm::Permits, "1/60s");
+    let mut returns = tokio::task::JoinSet::new();
     for n in 0..200 {
         let permit = streams.permit("u", n.to_string());
         let mut ask = Admission::default();
         ask.permit(permit.clone());
         assert!(admitted(&limiter.admit(&ask).await), "{n}");
         // Told to Redis beside the next request.
-        drop(tokio::spawn(limiter.settle(give_back(permit))));
+        let settled = limiter.settle(give_back(permit));
+        returns.spawn(settled);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use config::{ApiConfig, CredentialsConfig, EnvVars, WorkerConfig};
+use config::{ApiConfig, CredentialsConfig, EnvVars, TrustedProxy, Vars as _, WorkerConfig};
 use db::{Database, Redis};
 use secrecy::ExposeSecret as _;
 
@@ -81,6 +81,7 @@ impl Doctor {
                 findings.report("redis", redis.check().await.map(|()| "answers".to_owned()));
             }
             if let Some(api) = &api {
+                findings.report("clients", clients(api).await);
                 findings.report("engine", engine(api).await);
             }
             if findings.failed {
@@ -143,6 +144,37 @@ async fn stored(database: &Database, config: &CredentialsConfig) -> Result<Strin
             "{n} are encrypted with a key that CHANNEL_ENCRYPTION_KEY lacks: `ballast credentials status`"
         )),
     }
+}
+
+/// Whose word on the client's address counts, and what an API that runs here has seen of it.
+async fn clients(api: &ApiConfig) -> Result<String, String> {
+    let on_railway = EnvVars.get("RAILWAY_ENVIRONMENT_NAME").is_some();
+    let text = match &api.trusted_proxy {
+        TrustedProxy::None if on_railway => {
+            return Err("TRUSTED_PROXY=none on Railway: all requests come from its edge, so all users would share one \
+                        limit; set TRUSTED_PROXY=railway"
+                .to_owned());
+        }
+        TrustedProxy::None => "are who connects (TRUSTED_PROXY=none)".to_owned(),
+        TrustedProxy::Railway => "are named by Railway's edge in X-Real-IP".to_owned(),
+        TrustedProxy::Networks(networks) => {
+            let networks: Vec<_> = networks.iter().map(ToString::to_string).collect();
+            format!("are named in X-Forwarded-For by {}", networks.join(", "))
+        }
+    };
+    match seen_here(api.runtime.http.port).await {
+        Some(problem) => Err(problem),
+        None => Ok(text),
+    }
+}
+
+/// What the health report of an API on this machine says about client addresses, should there be one.
+async fn seen_here(port: u16) -> Option<String> {
+    let client = super::role::http_client().ok()?;
+    let request = client.get(format!("http://127.0.0.1:{port}/health")).timeout(Duration::from_secs(3));
+    let report = request.send().await.ok()?.bytes().await.ok()?;
+    let report: serde_json::Value = serde_json::from_slice(&report).ok()?;
+    report["checks"]["client_address"]["error"].as_str().map(str::to_owned)
 }
 
 async fn engine(api: &ApiConfig) -> Result<String, String> {

@@ -3,6 +3,8 @@
 mod audit;
 mod cron;
 mod jobs;
+mod key_limits;
+mod limits;
 mod queues;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -14,6 +16,8 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(audit::audit))
         .routes(routes!(cron::cron))
         .merge(jobs::router())
+        .merge(key_limits::router())
+        .merge(limits::router())
         .merge(queues::router())
 }
 

@@ -89,7 +89,7 @@ pub fn normalize_email(text: &str) -> Result<String> {
 }
 
 /// An address as it may appear in Redis keys: recognisable by us, by nobody else.
-fn pseudonym(state: &AppState, email: &str) -> String {
+pub(crate) fn pseudonym(state: &AppState, email: &str) -> String {
     use aws_lc_rs::hmac;
     use secrecy::ExposeSecret as _;
     let key = hmac::Key::new(hmac::HMAC_SHA256, state.config.auth.server_secret.expose_secret().as_bytes());

@@ -104,3 +104,41 @@ async fn a_spent_quota_is_not_worth_a_retry_and_a_prompt_beyond_it_never_passes(
     let refused = other.post("/v1/chat/completions", long).await.expect(429);
     assert_eq!((refused.header("x-should-retry"), refused.header("retry-after")), ("false", ""));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_tells_openais_headers_too() {
+    let app = TestApp::with(&[("RATE_LIMIT_AI_REQUESTS", "60/1m"), ("RATE_LIMIT_AI_TOKENS", "100/1m")]).await;
+    let user = app.user().await;
+    let mut body = chat("[[sim tokens=1]]");
+    body["max_tokens"] = json!(80);
+    let refused = join_all((0..2).map(|_| user.post("/v1/chat/completions", body.clone()))).await;
+    let refused = refused.into_iter().find(|answer| answer.status == 429).unwrap();
+    let number = |name: &str| refused.header(name).parse::<u64>().unwrap();
+    assert_eq!((number("x-ratelimit-limit-requests"), number("x-ratelimit-limit-tokens")), (60, 100));
+    assert_eq!(number("x-ratelimit-remaining-requests"), 59, "the refused one took none");
+    assert!(number("x-ratelimit-remaining-tokens") < 90);
+    let wait = number("retry-after");
+    let reset = refused.header("x-ratelimit-reset-tokens").strip_suffix('s').unwrap();
+    assert_eq!(reset.parse::<f64>().unwrap().ceil() as u64, wait, "the same time as in Retry-After");
+    assert!(refused.header("ratelimit").contains(&format!("t={wait}")), "{:?}", refused.headers);
+    assert_eq!(refused.json()["error"]["type"], "rate_limit_error");
+}
+
+/// The permit comes back after the answer's end, and the next request may be faster.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_stream_at_a_time_is_enough_for_200_requests_one_after_the_other() {
+    let app = TestApp::with(&[("AI_CONCURRENT_STREAMS", "1")]).await;
+    let other = app.replica();
+    let user = app.user().await;
+    for n in 0..200 {
+        // As streams and in one piece, and every tenth time at the other replica.
+        let user = user.at(if n % 10 == 9 { &other } else { &app });
+        if n % 2 == 0 {
+            let text = read(&user, "/v1/chat/completions", chat("[[sim tokens=1]]")).await;
+            assert!(text.contains("[DONE]"), "{n}: {text}");
+        } else {
+            let body = whole("/v1/chat/completions", "[[sim tokens=1]]");
+            user.post("/v1/chat/completions", body).await.expect(200);
+        }
+    }
+}
