@@ -10,8 +10,6 @@ use uuid::Uuid;
 
 use crate::admission::Caller;
 
-/// How long a permit is good: several heartbeats, so that a lost renewal does no harm.
-const LEASE: Duration = Duration::from_secs(90);
 /// Longer than a call to Redis may take. When the client left during admission the permit is given back so much later: else
 /// the return could overtake the taking, on another connection to Redis.
 const AFTER_UNANSWERED: Duration = Duration::from_millis(400);
@@ -32,11 +30,9 @@ impl StreamPermit {
     /// Adds the permit to an admission. Streams of this kind are counted apart from AI streams: watching one's jobs must not
     /// use up the permits for asking the engine.
     pub(crate) fn add_to(&self, admission: &mut Admission, caller: &Caller) {
-        let permit = self.asked.get_or_init(|| Permit {
-            subject: format!("watch:{}", caller.user_id),
-            id: Uuid::now_v7().simple().to_string(),
-            limit: self.limiter.policies().concurrent_streams,
-            lease: LEASE,
+        let permit = self.asked.get_or_init(|| {
+            let (policy, subject) = caller.bucket(&self.limiter.policies().concurrent_streams);
+            policy.permit(format!("watch:{subject}"), Uuid::now_v7().simple().to_string())
         });
         admission.permit(permit.clone());
     }
@@ -59,12 +55,13 @@ impl Drop for StreamPermit {
         let Some(permit) = self.asked.take() else { return };
         // Outside a runtime (its very end) the lease has to do.
         if tokio::runtime::Handle::try_current().is_ok() {
-            let (limiter, admitted) = (self.limiter.clone(), self.admitted);
+            let admitted = self.admitted;
+            let settled = self.limiter.settle(Settlement { permit: Some(permit), ..Settlement::default() });
             self.lifecycle.spawn_task(async move {
                 if !admitted {
                     tokio::time::sleep(AFTER_UNANSWERED).await;
                 }
-                limiter.settle(&Settlement { permit: Some(permit), ..Settlement::default() }).await;
+                settled.await;
             });
         }
     }
