@@ -51,7 +51,7 @@ const ERRORS: [(u16, &str, &str, &[&str]); 14] = [
     (504, "GatewayTimeout", "The engine took too long.", &["Retry-After"]),
 ];
 
-const HEADERS: [(&str, &str, &str); 5] = [
+const HEADERS: [(&str, &str, &str); 11] = [
     (
         "X-Request-Id",
         "The request's id: as the client sent it, or a new one. Quote it to ask about a request.",
@@ -64,6 +64,16 @@ const HEADERS: [(&str, &str, &str); 5] = [
         "",
     ),
     ("RateLimit-Policy", "The limits, by policy: `\"global\";q=100;w=900`.", ""),
+    ("X-RateLimit-Limit-Requests", "AI requests per minute.", "integer"),
+    ("X-RateLimit-Remaining-Requests", "AI requests that are left.", "integer"),
+    (
+        "X-RateLimit-Reset-Requests",
+        "Until all of them are there again, as OpenAI writes times: `1m30.5s`.",
+        "",
+    ),
+    ("X-RateLimit-Limit-Tokens", "AI tokens per minute.", "integer"),
+    ("X-RateLimit-Remaining-Tokens", "AI tokens that are left.", "integer"),
+    ("X-RateLimit-Reset-Tokens", "Until all of them are there again, as OpenAI writes times: `1m30.5s`.", ""),
     ("WWW-Authenticate", "`Bearer`, with an error code when there was a credential (RFC 6750).", ""),
 ];
 
@@ -76,7 +86,7 @@ pub(super) fn complete(document: &mut OpenApi) {
             operation.operation_id = Some(operation_id(method, path));
             add_errors(operation, path);
             for (status, response) in &mut operation.responses.responses {
-                *response = complete_response(response, status, operation.security.is_some(), path);
+                *response = complete_response(response, status, operation.security.is_some(), method, path);
             }
         }
     }
@@ -141,7 +151,13 @@ fn add_errors(operation: &mut Operation, path: &str) {
 }
 
 /// The error body of the route's dialect, the headers of all answers, and words where there are none.
-fn complete_response(response: &RefOr<Response>, status: &str, secured: bool, path: &str) -> RefOr<Response> {
+fn complete_response(
+    response: &RefOr<Response>,
+    status: &str,
+    secured: bool,
+    method: &str,
+    path: &str,
+) -> RefOr<Response> {
     let RefOr::T(response) = response else { return response.clone() };
     let mut response = response.clone();
     let openai = edge::speaks_openai(path);
@@ -150,6 +166,12 @@ fn complete_response(response: &RefOr<Response>, status: &str, secured: bool, pa
         if secured && path.starts_with("/v1/") {
             for name in ["RateLimit", "RateLimit-Policy"] {
                 response.headers.entry(name.to_owned()).or_insert_with(|| header(name));
+            }
+            // Only what asks the engine for tokens is charged so.
+            if openai && method == "post" {
+                let names =
+                    HEADERS.iter().map(|(name, ..)| *name).filter(|name| name.starts_with("X-RateLimit"));
+                response.headers.extend(names.map(|name| (name.to_owned(), header(name))));
             }
         }
         if response.description.is_empty() {

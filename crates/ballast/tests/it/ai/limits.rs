@@ -109,10 +109,10 @@ async fn a_spent_quota_is_not_worth_a_retry_and_a_prompt_beyond_it_never_passes(
 async fn a_refusal_tells_openais_headers_too() {
     let app = TestApp::with(&[("RATE_LIMIT_AI_REQUESTS", "60/1m"), ("RATE_LIMIT_AI_TOKENS", "100/1m")]).await;
     let user = app.user().await;
-    let mut body = chat("[[sim tokens=1]]");
+    let mut body = chat("[[sim fault=stall:2]]");
     body["max_tokens"] = json!(80);
-    let refused = join_all((0..2).map(|_| user.post("/v1/chat/completions", body.clone()))).await;
-    let refused = refused.into_iter().find(|answer| answer.status == 429).unwrap();
+    let _held = open(&user, "/v1/chat/completions", body.clone()).await;
+    let refused = user.post("/v1/chat/completions", body).await.expect(429);
     let number = |name: &str| refused.header(name).parse::<u64>().unwrap();
     assert_eq!((number("x-ratelimit-limit-requests"), number("x-ratelimit-limit-tokens")), (60, 100));
     assert_eq!(number("x-ratelimit-remaining-requests"), 59, "the refused one took none");

@@ -18,10 +18,10 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 /// Limits of an API key's own.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"limits": {"global": "1000/15m", "concurrent-streams": "3"}}))]
 pub(super) struct KeyLimits {
     /// Names of policies with limits such as `100/15m`, or for `concurrent-streams` such as `3`. For all others the key shares
     /// the limits of its user.
-    #[schema(example = json!({"global": "1000/15m", "concurrent-streams": "3"}))]
     limits: BTreeMap<String, String>,
 }
 
