@@ -221,8 +221,8 @@ impl KeyRecords {
 
     /// Remembers an encoded record; `None` when it is malformed.
     pub fn remember(&self, policies: &Policies, public_id: &str, encoded: &str) -> Option<Known> {
-        let (etag, json) = encoded.split_once('|')?;
-        let record: Record = serde_json::from_str(json).ok()?;
+        let (etag, _) = encoded.split_once('|')?;
+        let record = Record::decode(encoded)?;
         let (limits, problems) = overrides(policies, &record.policy);
         for problem in problems {
             // The route that sets them lets none through: somebody wrote to the database, or it is of another release.

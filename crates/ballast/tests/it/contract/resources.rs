@@ -22,7 +22,9 @@ const RESOURCES: &[(&str, Behind)] = &[
     ("/v1/api-keys/", Owned("POST /v1/api-keys", "/id")),
     ("/v1/jobs/", Owned("POST /v1/jobs", "/id")),
     ("/v1/admin/jobs/", Owned("POST /v1/jobs", "/id")),
+    ("/v1/admin/api-keys/", Owned("POST /v1/api-keys", "/id")),
     // The operators'.
+    ("/v1/admin/limits/", Shared),
     ("/v1/admin/queues/", Shared),
     ("/v1/credentials/", Owned("POST /v1/credentials", "/id")),
     // Whoever has the source's secret.
