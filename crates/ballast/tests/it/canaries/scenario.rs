@@ -57,6 +57,7 @@ pub(super) async fn every_route_works(w: &mut World, pool: &PgPool, metrics_toke
     webhook(w).await;
     user_jobs(w, &people.user.who).await;
     administration(w, &people.admin.who).await;
+    limits(w, &people.admin.who, &people.email).await;
     people
 }
 
@@ -237,4 +238,18 @@ async fn administration(w: &mut World, admin: &Who) {
     w.ok(admin, "POST /v1/admin/jobs/{id}/cancel", &[&id], NONE).await;
     w.ok(admin, "POST /v1/admin/jobs/{id}/retry", &[&id], NONE).await;
     w.ok(admin, "POST /v1/admin/queues/{name}/resume", &["default"], NONE).await;
+}
+
+async fn limits(w: &mut World, admin: &Who, email: &str) {
+    w.ok(admin, "GET /v1/admin/limits", &[], NONE).await;
+    let query = format!("?key=ip:127.0.0.1,email:{email}");
+    for operation in ["GET /v1/admin/limits/{policy}", "DELETE /v1/admin/limits/{policy}"] {
+        let answer = w.send(admin, operation, &["login"], &query, HeaderMap::new(), None).await;
+        assert_eq!(answer.status, 200, "{operation}: {}", answer.text);
+    }
+    let made = w.ok(admin, "POST /v1/api-keys", &[], json!({ "name": "limited" })).await.json();
+    w.secrets.learn("a limited API key", made["key"].as_str().unwrap(), Class::Secret);
+    let (id, own) = (made["id"].as_str().unwrap(), json!({ "limits": { "global": "1000/15m" } }));
+    w.ok(admin, "PUT /v1/admin/api-keys/{id}/limits", &[id], own).await;
+    w.ok(admin, "GET /v1/admin/api-keys/{id}/limits", &[id], NONE).await;
 }
