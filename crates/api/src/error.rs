@@ -259,6 +259,16 @@ impl From<db::Error> for Error {
     }
 }
 
+impl From<webhooks::EmitError> for Error {
+    fn from(error: webhooks::EmitError) -> Self {
+        match error {
+            webhooks::EmitError::Database(error) => error.into(),
+            webhooks::EmitError::Queue(error) => error.into(),
+            error @ webhooks::EmitError::Data(_) => Self::internal(error),
+        }
+    }
+}
+
 impl From<jobs::Error> for Error {
     fn from(error: jobs::Error) -> Self {
         match error {

@@ -131,12 +131,15 @@ pub async fn record_check(c: &mut PgConnection, id: Uuid, failed: Option<&str>) 
     Ok(())
 }
 
-/// Which keys encrypted what is stored, and how much.
+/// Which keys encrypted what is stored, and how much: credentials and the secrets of webhook endpoints.
 pub async fn count_by_key(c: &mut PgConnection) -> Result<Vec<(String, i64)>> {
-    let rows =
-        sqlx::query!(r#"select key_id, count(*) as "n!" from credential group by key_id order by key_id"#)
-            .fetch_all(c)
-            .await?;
+    let rows = sqlx::query!(
+        r#"select key_id as "key_id!", count(*) as "n!"
+           from (select key_id from credential union all select key_id from webhook_endpoint) as sealed
+           group by key_id order by key_id"#
+    )
+    .fetch_all(c)
+    .await?;
     Ok(rows.into_iter().map(|r| (r.key_id, r.n)).collect())
 }
 
@@ -167,10 +170,7 @@ pub async fn reseal(c: &mut PgConnection, keys: &SealingKeys, after: Uuid, limit
     .await?;
     let mut part = Resealed { last: rows.last().map(|r| r.id), ..Resealed::default() };
     for row in rows {
-        let old = Sealed { key_id: row.key_id, bytes: row.sealed };
-        let anew =
-            keys.open(row.id, row.user_id, &old).and_then(|secret| keys.seal(row.id, row.user_id, &secret));
-        match anew {
+        match keys.renew(row.id, row.user_id, &Sealed { key_id: row.key_id, bytes: row.sealed }) {
             Ok(sealed) => {
                 sqlx::query!(
                     "update credential set key_id = $2, sealed = $3 where id = $1",

@@ -23,6 +23,8 @@ pub mod seal;
 pub mod sessions;
 pub mod usage;
 pub mod users;
+pub mod webhook_deliveries;
+pub mod webhook_endpoints;
 pub mod webhook_events;
 
 pub use database::Database;

@@ -1,4 +1,4 @@
-//! Encryption of secrets that have to be read again: what [`crate::credentials`] stores.
+//! Encryption of secrets that have to be read again: what [`crate::credentials`] and [`crate::webhook_endpoints`] store.
 //!
 //! AES-256-GCM (NIST SP 800-38D) with a random nonce and, as associated data, whose secret it is in which row: a ciphertext
 //! that is copied into another row, or to another user, does not open. Random nonces are good for 2^32 messages under one
@@ -93,6 +93,11 @@ impl SealingKeys {
         text.truncate(length);
         let text = String::from_utf8(text).map_err(|_| SealError::Damaged)?;
         Ok(SecretString::from(text))
+    }
+
+    /// Encrypts with the current key what another one encrypted.
+    pub fn renew(&self, row: Uuid, user: Uuid, old: &Sealed) -> Result<Sealed, SealError> {
+        self.seal(row, user, &self.open(row, user, old)?)
     }
 }
 

@@ -150,6 +150,21 @@ impl JobSpec for ProcessWebhook {
     const TIMEOUT: Duration = Duration::from_secs(60);
 }
 
+/// Sends one event to one endpoint that a user registered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliverWebhook {
+    /// Which delivery.
+    pub delivery_id: Uuid,
+}
+
+impl JobSpec for DeliverWebhook {
+    const NAME: &'static str = "deliver_webhook";
+    const QUEUE: &'static str = "webhooks";
+    // One more than there are waits: about three days.
+    const MAX_ATTEMPTS: i16 = 10;
+    const TIMEOUT: Duration = Duration::from_secs(30);
+}
+
 /// A kind that users may start with `POST /v1/jobs`.
 pub struct UserJob {
     /// The kind's name.
@@ -217,6 +232,7 @@ impl std::fmt::Debug for Kind {
 pub const KINDS: &[Kind] = &[
     Kind::of::<CheckCredential>(),
     Kind::of::<Cleanup>(),
+    Kind::of::<DeliverWebhook>(),
     Kind::of::<Echo>(),
     Kind::of::<Heartbeat>(),
     Kind::of::<KeepPartitions>(),

@@ -32,7 +32,7 @@ impl Backoff {
 
 /// A number from 0 to 1 that need not be unpredictable, only different between processes.
 #[expect(clippy::disallowed_methods, reason = "the wall clock's nanoseconds are only used as noise")]
-fn jitter() -> f64 {
+pub fn jitter() -> f64 {
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
     let mixed = (nanos ^ std::process::id().rotate_left(16)).wrapping_mul(0x9E37_79B1);
     f64::from(mixed) / f64::from(u32::MAX)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use config::WorkerConfig;
-use db::{Database, SealingKeys, credentials};
+use db::{Database, SealError, Sealed, SealingKeys, credentials};
 use secrecy::SecretString;
 use uuid::Uuid;
 
@@ -20,6 +20,8 @@ pub struct Context {
     pub http: reqwest::Client,
     /// Sends e-mail.
     pub mailer: Mailer,
+    /// Delivers webhooks to addresses that users gave.
+    pub webhooks: webhooks::Client,
     sealing: Arc<SealingKeys>,
 }
 
@@ -38,7 +40,17 @@ impl Context {
         let mailer = Mailer::from_config(&config.mail, config.runtime.environment, http.clone());
         let sealing = SealingKeys::from_config(&config.credentials.keys);
         let sealing = Arc::new(sealing.expect("the configuration has one key at least, of 32 bytes"));
-        Self { database, config: Arc::new(config), http, mailer, sealing }
+        let webhooks = webhooks::Client::new(webhooks::Rules::of(config.runtime.environment));
+        let webhooks = webhooks.expect("TLS can be set up, as it was for the other client");
+        Self { database, config: Arc::new(config), http, mailer, webhooks, sealing }
+    }
+
+    /// Decrypts a secret that was sealed for this row and user.
+    ///
+    /// # Errors
+    /// When it cannot be decrypted with the keys of this worker.
+    pub fn open_sealed(&self, row: Uuid, user: Uuid, sealed: &Sealed) -> Result<SecretString, SealError> {
+        self.sealing.open(row, user, sealed)
     }
 
     /// Reads and decrypts a credential of this user; `None` when the user has no such credential.
@@ -48,7 +60,7 @@ impl Context {
     pub async fn open_credential(&self, owner: Uuid, id: Uuid) -> anyhow::Result<Option<OpenCredential>> {
         let find = async |c: &mut db::PgConnection| credentials::find_sealed(c, owner, id).await;
         let Some(found) = self.database.call("credentials.find_sealed", find).await? else { return Ok(None) };
-        let secret = self.sealing.open(found.id, owner, &found.sealed)?;
+        let secret = self.open_sealed(found.id, owner, &found.sealed)?;
         Ok(Some(OpenCredential { provider: found.provider, secret }))
     }
 }

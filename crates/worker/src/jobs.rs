@@ -5,6 +5,7 @@
 
 pub mod check_credential;
 pub mod cleanup;
+pub mod deliver_webhook;
 pub mod echo;
 pub mod heartbeat;
 pub mod keep_partitions;
@@ -13,7 +14,8 @@ pub mod send_email;
 pub mod usage_rollup;
 
 use job_specs::{
-    CheckCredential, Cleanup, Echo, Heartbeat, KeepPartitions, ProcessWebhook, SendEmail, UsageRollup,
+    CheckCredential, Cleanup, DeliverWebhook, Echo, Heartbeat, KeepPartitions, ProcessWebhook, SendEmail,
+    UsageRollup,
 };
 use jobs::Worker;
 
@@ -31,6 +33,7 @@ pub(crate) fn register(worker: Worker, context: &Context) -> Worker {
     worker
         .register::<CheckCredential, _, _, _>(with_context!(check_credential::run))
         .register::<Cleanup, _, _, _>(with_context!(cleanup::run))
+        .register::<DeliverWebhook, _, _, _>(with_context!(deliver_webhook::run))
         .register::<Echo, _, _, _>(with_context!(echo::run))
         .register::<Heartbeat, _, _, _>(with_context!(heartbeat::run))
         .register::<KeepPartitions, _, _, _>(with_context!(keep_partitions::run))

@@ -8,6 +8,7 @@ pub mod jobs;
 mod jwks;
 mod me;
 mod root;
+mod webhook_endpoints;
 mod webhooks;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -26,4 +27,5 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .merge(credentials::router())
         .merge(jobs::router())
         .merge(webhooks::router())
+        .merge(webhook_endpoints::router())
 }

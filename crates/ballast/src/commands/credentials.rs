@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{refuse_configuration, say, tool};
 
-/// Look after the keys that stored credentials are encrypted with.
+/// Look after the keys that stored credentials, and the secrets of webhook endpoints, are encrypted with.
 ///
 /// CHANNEL_ENCRYPTION_KEY holds the keys: the first one encrypts, all of them decrypt. How to exchange them:
 /// docs/runbooks/key-rotation.md.
@@ -22,7 +22,7 @@ pub(crate) struct Credentials {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Say how many credentials each key encrypted; exit 1 when one of these keys is missing
+    /// Say how many secrets each key encrypted; exit 1 when one of these keys is missing
     Status,
     /// Encrypt everything anew with the first key; safe to interrupt, to repeat, and while others run
     Rotate,
@@ -57,29 +57,37 @@ async fn status(database: &Database, keys: &SealingKeys) -> anyhow::Result<ExitC
     let count = |id: &str| found.iter().find(|(key, _)| key == id).map_or(0, |(_, n)| *n);
     for (n, id) in ids.iter().enumerate() {
         let role = if n == 0 { "encrypts and decrypts" } else { "decrypts" };
-        say(format_args!("{id}  {:>8} credentials  {role}", count(id)));
+        say(format_args!("{id}  {:>8} secrets  {role}", count(id)));
     }
     let mut code = ExitCode::SUCCESS;
     for (id, n) in found.iter().filter(|(id, _)| !ids.contains(id)) {
-        say(format_args!("{id}  {n:>8} credentials  MISSING: put this key back into CHANNEL_ENCRYPTION_KEY"));
+        say(format_args!("{id}  {n:>8} secrets  MISSING: put this key back into CHANNEL_ENCRYPTION_KEY"));
         code = ExitCode::FAILURE;
     }
     Ok(code)
 }
 
 async fn rotate(database: &Database, keys: &SealingKeys) -> anyhow::Result<ExitCode> {
-    let (mut done, mut failed, mut after) = (0, 0, Uuid::nil());
+    let (mut done, mut failed, mut after, mut endpoints) = (0, 0, Uuid::nil(), false);
     loop {
-        let part = database
-            .transaction("credentials.reseal", async |c| db::credentials::reseal(c, keys, after, BATCH).await)
-            .await?;
+        let reseal = async |c: &mut db::PgConnection| {
+            if endpoints {
+                db::webhook_endpoints::reseal(c, keys, after, BATCH).await
+            } else {
+                db::credentials::reseal(c, keys, after, BATCH).await
+            }
+        };
+        let part = database.transaction("credentials.reseal", reseal).await?;
         done += part.done;
         for (id, error) in &part.failed {
             failed += 1;
             say(format_args!("{id}: {error}"));
         }
-        let Some(last) = part.last else { break };
-        after = last;
+        match part.last {
+            Some(last) => after = last,
+            None if endpoints => break,
+            None => (after, endpoints) = (Uuid::nil(), true),
+        }
     }
     say(format_args!("{done} encrypted anew with the key {}, {failed} failed", keys.current()));
     let code = status(database, keys).await?;

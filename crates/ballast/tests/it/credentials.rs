@@ -268,7 +268,7 @@ async fn encryption_keys_are_exchanged_without_losing_a_credential() {
         (code, format!("{stdout}{stderr}"))
     };
     let (code, text) = ballast("status", NEW);
-    assert!(code == 1 && text.contains("3 credentials  MISSING"), "{text}");
+    assert!(code == 1 && text.contains("3 secrets  MISSING"), "{text}");
     // The first batch, by somebody who was interrupted then.
     let keys = |text: &str| text.split(',').map(|k| k.parse().unwrap()).collect::<Vec<_>>();
     let ring = db::SealingKeys::from_config(&keys(&both(NEW, OLD))).unwrap();

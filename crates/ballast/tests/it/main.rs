@@ -35,4 +35,5 @@ mod telemetry;
 mod tls;
 mod tokens;
 mod users;
+mod webhook_endpoints;
 mod webhooks;

@@ -8,6 +8,7 @@ mod contract;
 mod deployment;
 mod process;
 mod raw;
+mod receiver;
 
 pub(crate) use answer::Answer;
 pub(crate) use app::{PASSWORD, Persona, TestApp};
@@ -17,6 +18,7 @@ pub(crate) use contract::Operation;
 pub(crate) use deployment::{Deployment, metric, ready};
 pub(crate) use process::{Process, free_port};
 pub(crate) use raw::{exchange, exchange_from, read};
+pub(crate) use receiver::Receiver;
 
 use std::time::Duration;
 
