@@ -12,7 +12,7 @@ use super::EndpointView;
 use crate::{AppState, Error, Result, admission::Caller, error::Problem, extract::Json};
 
 /// So many a user may register.
-const MOST: i64 = 10;
+const MOST: i64 = 20;
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
