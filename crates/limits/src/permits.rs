@@ -72,12 +72,6 @@ impl Permits {
         self.returned.notify_waiters();
     }
 
-    /// Forgets all permits of a subject.
-    pub(crate) fn clear(&self, subject: &str) {
-        self.lock().remove(subject);
-        self.returned.notify_waiters();
-    }
-
     /// Returns when no permit of `subject` is on its way back to Redis.
     pub(crate) async fn all_returned(&self, subject: &str) {
         loop {

@@ -388,6 +388,8 @@ async fn a_permit_that_redis_lost_is_noted_again_and_one_that_was_given_back_is_
     let key = format!("{}v1:sem:u", redis.prefix);
     db::redis_client::cmd("DEL").arg(&key).query_async::<()>(&mut c).await.unwrap();
     limiter.renew(&held).await;
+    limiter.reset(&streams, "u").await.unwrap();
+    limiter.renew(&held).await;
     ask.permit(other);
     limited(limiter.admit(&ask).await);
     limiter.settle(give_back(held.clone())).await;
