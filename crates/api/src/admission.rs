@@ -95,6 +95,18 @@ impl Caller {
         Ok(state.database.call("credential.is_active", look).await?)
     }
 
+    /// A security event of this caller, for the audit log.
+    pub fn event<'a>(&'a self, event: &'a str) -> db::audit::Event<'a> {
+        db::audit::Event {
+            event,
+            user_id: Some(self.user_id),
+            session_id: self.session_id,
+            ip: Some(self.client.0),
+            request_id: Some(&self.request_id),
+            ..Default::default()
+        }
+    }
+
     /// The policy as it holds for this caller, and whose bucket is charged: the user's, or the API key's own where the key has
     /// a limit of its own.
     pub fn bucket(&self, policy: &Policy) -> (Policy, String) {
@@ -352,6 +364,17 @@ impl Anonymous {
         let mut admission = Admission::default();
         admission.charge(self.state.limiter.policies().global.charge(self.client.subject(), 1));
         self.decide(&admission).await
+    }
+
+    /// A security event of this user, for the audit log.
+    pub fn event<'a>(&'a self, event: &'a str, user_id: Uuid) -> db::audit::Event<'a> {
+        db::audit::Event {
+            event,
+            user_id: Some(user_id),
+            ip: Some(self.client.0),
+            request_id: Some(&self.request_id),
+            ..Default::default()
+        }
     }
 
     /// Charges the global limit of this address, and one unit of `policy` on `subject`.

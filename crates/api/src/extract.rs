@@ -1,13 +1,14 @@
 //! Extractors whose refusals are problem documents.
 
 use axum::{
-    extract::{FromRequest, FromRequestParts, Request, rejection::JsonRejection},
+    extract::{FromRequest, FromRequestParts, OptionalFromRequest, Request, rejection::JsonRejection},
     http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
+use http_body::Body as _;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Error, body};
+use crate::{AppState, Error, body};
 
 /// A JSON body, in both directions.
 #[derive(Debug, Clone, Copy)]
@@ -19,10 +20,23 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     #[expect(clippy::disallowed_types, reason = "this is the wrapper that answers problem+json")]
     async fn from_request(request: Request, state: &S) -> Result<Self, Error> {
         body::refuse_compressed(request.headers())?;
-        match axum::Json::<T>::from_request(request, state).await {
+        match <axum::Json<T> as FromRequest<S>>::from_request(request, state).await {
             Ok(axum::Json(body)) => Ok(Self(body)),
             Err(rejection) => Err(refuse(&rejection)),
         }
+    }
+}
+
+impl<T: DeserializeOwned> OptionalFromRequest<AppState> for Json<T> {
+    type Rejection = Error;
+
+    /// `None` for `null`, and when there is no body at all, whatever the content type says.
+    async fn from_request(request: Request, state: &AppState) -> Result<Option<Self>, Error> {
+        if request.body().size_hint().exact() == Some(0) {
+            return Ok(None);
+        }
+        let Json(body) = <Json<Option<T>> as FromRequest<AppState>>::from_request(request, state).await?;
+        Ok(body.map(Self))
     }
 }
 

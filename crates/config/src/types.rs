@@ -74,6 +74,8 @@ impl FromStr for LogFormat {
 pub enum SignUp {
     /// Anyone.
     Open,
+    /// Whom an administrator invited.
+    Invite,
     /// Nobody: accounts come from `ballast user create`.
     Closed,
 }
@@ -83,8 +85,9 @@ impl FromStr for SignUp {
     fn from_str(s: &str) -> Result<Self, String> {
         match s {
             "open" => Ok(Self::Open),
+            "invite" => Ok(Self::Invite),
             "closed" => Ok(Self::Closed),
-            _ => Err("expected open or closed".to_owned()),
+            _ => Err("expected open, invite or closed".to_owned()),
         }
     }
 }

@@ -4,7 +4,8 @@
 use std::{cell::RefCell, collections::BTreeSet, time::Duration};
 
 use config::{
-    ApiConfig, Environment, MapVars, Problems, TrustedProxy, UsedBy, VARIABLES, Vars, WhenUnset, WorkerConfig,
+    ApiConfig, Environment, MapVars, Problems, SignUp, TrustedProxy, UsedBy, VARIABLES, Vars, WhenUnset,
+    WorkerConfig,
 };
 
 const SEED: &str = "k1:x4cUM5pZ3sJ0bq2g1Xw9mF7uQe8yRtVnLkHdSaPoIuY";
@@ -49,6 +50,8 @@ fn production_is_accepted_when_everything_is_set() {
     assert_eq!(api.runtime.environment, Environment::Production);
     assert_eq!(api.limits.login.to_string(), "5/15m");
     assert_eq!(api.limits.global.period, Duration::from_secs(900));
+    assert_eq!(api.auth.signup, SignUp::Closed, "nobody registers unless somebody says so");
+    assert!(!api.shows_mails);
 }
 
 #[test]
@@ -111,7 +114,7 @@ fn weak_and_contradicting_values_are_refused() {
         ("TRUSTED_PROXY", "everyone".to_owned()),
         ("LOG_LEVEL", "warning".to_owned()),
         ("LOG_LEVEL", "info,api=verbose".to_owned()),
-        ("SIGNUP", "invite".to_owned()),
+        ("SIGNUP", "invited".to_owned()),
         ("CHANNEL_ENCRYPTION_KEY", SECRET[2..].to_owned()),
         ("CHANNEL_ENCRYPTION_KEY", format!("{SECRET},")),
         ("CHANNEL_ENCRYPTION_KEY", format!("{SECRET},{}", SECRET.to_uppercase())),

@@ -15,6 +15,8 @@ pub struct NewSession<'a> {
     pub id: Uuid,
     /// Whose.
     pub user_id: Uuid,
+    /// Now.
+    pub created_at: DateTime<Utc>,
     /// Used or not, it ends here.
     pub expires_at: DateTime<Utc>,
     /// What the client calls itself.
@@ -26,9 +28,11 @@ pub struct NewSession<'a> {
 /// Makes a session.
 pub async fn insert(c: &mut PgConnection, new: &NewSession<'_>) -> Result<()> {
     sqlx::query!(
-        "insert into session (id, user_id, expires_at, user_agent, ip) values ($1, $2, $3, $4, ($5::text)::inet)",
+        "insert into session (id, user_id, created_at, last_used_at, expires_at, user_agent, ip)
+         values ($1, $2, $3, $3, $4, $5, ($6::text)::inet)",
         new.id,
         new.user_id,
+        new.created_at,
         new.expires_at,
         new.user_agent,
         new.ip.to_string(),
@@ -139,6 +143,92 @@ pub async fn revoked_within(c: &mut PgConnection, last: Duration) -> Result<Vec<
     .fetch_all(c)
     .await?;
     Ok(ids)
+}
+
+/// A session that can still be used.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// Identifier.
+    pub id: Uuid,
+    /// What the client called itself at login.
+    pub user_agent: Option<String>,
+    /// Where the login came from.
+    pub ip: Option<String>,
+    /// When it began.
+    pub created_at: DateTime<Utc>,
+    /// When its refresh token was last exchanged.
+    pub last_used_at: DateTime<Utc>,
+    /// Used or not, it ends here.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// A user's sessions that can still be used, the most recently used first.
+pub async fn list(
+    c: &mut PgConnection,
+    user_id: Uuid,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<Session>> {
+    let sessions = sqlx::query_as!(
+        Session,
+        "select s.id, s.user_agent, host(s.ip) as ip, s.created_at, s.last_used_at, s.expires_at
+         from session s
+         where s.user_id = $1 and s.revoked_at is null and s.expires_at > $2
+           and exists (select from refresh_token t
+                       where t.session_id = s.id and t.used_at is null and t.expires_at > $2)
+         order by s.last_used_at desc, s.id desc limit $3",
+        user_id,
+        now,
+        limit,
+    )
+    .fetch_all(c)
+    .await?;
+    Ok(sessions)
+}
+
+/// Revokes a session of this user; false when there is none, or it was revoked already.
+pub async fn revoke_own(c: &mut PgConnection, user_id: Uuid, id: Uuid, reason: &str) -> Result<bool> {
+    let done = sqlx::query!(
+        "update session set revoked_at = now(), revoked_reason = $3
+         where id = $1 and user_id = $2 and revoked_at is null",
+        id,
+        user_id,
+        reason,
+    )
+    .execute(c)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// A session that [`revoke_all`] ended.
+#[derive(Debug, Clone)]
+pub struct Revoked {
+    /// Identifier.
+    pub id: Uuid,
+    /// When its last access token was issued.
+    pub last_used_at: DateTime<Utc>,
+}
+
+/// Revokes every session of a user but one, and returns them. Lock the user's row before ([`crate::users::lock`]): two that
+/// revoke many sessions would otherwise wait for each other's rows.
+pub async fn revoke_all(
+    c: &mut PgConnection,
+    user_id: Uuid,
+    except: Option<Uuid>,
+    reason: &str,
+) -> Result<Vec<Revoked>> {
+    let revoked = sqlx::query_as!(
+        Revoked,
+        "update session set revoked_at = now(), revoked_reason = $3
+         where user_id = $1 and revoked_at is null and id is distinct from $2
+         returning id, last_used_at",
+        user_id,
+        except,
+        reason,
+    )
+    .fetch_all(c)
+    .await?;
+    Ok(revoked)
 }
 
 /// Is this session still good? For routes that must know while Redis is out.

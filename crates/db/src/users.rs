@@ -108,6 +108,28 @@ pub async fn hold_credentials(c: &mut PgConnection, id: Uuid, password_hash: &st
     Ok(held.is_some())
 }
 
+/// Locks a user's row until the transaction ends. Whatever changes a password, uses a one-time token or ends many sessions
+/// does this first: then two of them happen one after the other, and cannot deadlock. Rows that refer to the user can be
+/// inserted meanwhile.
+pub async fn lock(c: &mut PgConnection, id: Uuid) -> Result<Option<User>> {
+    let user = sqlx::query_as!(
+        User,
+        "select id, email, role, email_verified_at, disabled_at, created_at from users where id = $1
+         for no key update",
+        id
+    )
+    .fetch_optional(c)
+    .await?;
+    Ok(user)
+}
+
+/// The password hash of a user.
+pub async fn password_hash(c: &mut PgConnection, id: Uuid) -> Result<Option<String>> {
+    let hash =
+        sqlx::query_scalar!("select password_hash from users where id = $1", id).fetch_optional(c).await?;
+    Ok(hash)
+}
+
 /// Replaces the password hash.
 pub async fn set_password_hash(c: &mut PgConnection, id: Uuid, password_hash: &str) -> Result<()> {
     sqlx::query!("update users set password_hash = $2, updated_at = now() where id = $1", id, password_hash)
@@ -144,6 +166,19 @@ pub async fn enable(c: &mut PgConnection, id: Uuid) -> Result<bool> {
     let done = sqlx::query!(
         "update users set disabled_at = null, updated_at = now() where id = $1 and disabled_at is not null",
         id
+    )
+    .execute(c)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Replaces the password hash, if it is still `old`.
+pub async fn replace_password_hash(c: &mut PgConnection, id: Uuid, old: &str, new: &str) -> Result<bool> {
+    let done = sqlx::query!(
+        "update users set password_hash = $3, updated_at = now() where id = $1 and password_hash = $2",
+        id,
+        old,
+        new,
     )
     .execute(c)
     .await?;
@@ -222,4 +257,17 @@ pub async fn count(c: &mut PgConnection) -> Result<Counts> {
     .fetch_one(c)
     .await?;
     Ok(counts)
+}
+
+/// Notes that the address of a user is confirmed; false when it is another one by now.
+pub async fn confirm_email(c: &mut PgConnection, id: Uuid, email: &str) -> Result<bool> {
+    let done = sqlx::query!(
+        "update users set email_verified_at = coalesce(email_verified_at, now()), updated_at = now()
+         where id = $1 and email = $2",
+        id,
+        email,
+    )
+    .execute(c)
+    .await?;
+    Ok(done.rows_affected() == 1)
 }

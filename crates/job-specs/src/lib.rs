@@ -3,7 +3,7 @@
 //! No job runs here. To add a kind: a payload and its [`JobSpec`] in this crate, a line in [`KINDS`], the code in
 //! `crates/worker/src/jobs/`, and, if users may start it, a line in [`USER_JOBS`].
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use jobs::{EnqueueOptions, JobSpec, NewJob, Priority, Unique};
 use serde::{Deserialize, Serialize};
@@ -70,6 +70,57 @@ impl JobSpec for SendEmail {
     // idempotency keys (24 hours).
     const MAX_ATTEMPTS: i16 = 16;
     const TIMEOUT: Duration = Duration::from_secs(30);
+}
+
+/// Makes a one-time token and mails it. The token is in no payload: the worker makes it, and stores its hash.
+///
+/// Whoever enqueues it needs not know whether there is such an account; what is pointless when the job runs is not sent. A
+/// second one for the same account while the first one waits is a duplicate.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "purpose", rename_all = "snake_case")]
+pub enum AccountMail {
+    /// To confirm the address of this account.
+    VerifyEmail {
+        /// Whose.
+        user_id: Uuid,
+    },
+    /// To set a new password, if there is an account with this address.
+    ResetPassword {
+        /// As somebody gave it, normalised.
+        email: String,
+        /// Where from, for the audit log.
+        ip: IpAddr,
+        /// In which request.
+        request_id: String,
+    },
+    /// To register.
+    Invite {
+        /// Which invitation.
+        invitation_id: Uuid,
+    },
+}
+
+impl std::fmt::Debug for AccountMail {
+    /// Without the address, which is personal.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::VerifyEmail { .. } => "VerifyEmail",
+            Self::ResetPassword { .. } => "ResetPassword",
+            Self::Invite { .. } => "Invite",
+        })
+    }
+}
+
+impl JobSpec for AccountMail {
+    const NAME: &'static str = "account_mail";
+    const QUEUE: &'static str = SendEmail::QUEUE;
+    const PRIORITY: Priority = Priority::High;
+    const MAX_ATTEMPTS: i16 = SendEmail::MAX_ATTEMPTS;
+    const TIMEOUT: Duration = SendEmail::TIMEOUT;
+
+    fn unique(&self) -> Option<Unique> {
+        Some(Unique::by_fields(&["purpose", "user_id", "email", "invitation_id"]))
+    }
 }
 
 /// Adds usage events up to hours. Runs hourly, and may be enqueued at any time.
@@ -230,6 +281,7 @@ impl std::fmt::Debug for Kind {
 
 /// Every kind. A test holds it against what the worker registers.
 pub const KINDS: &[Kind] = &[
+    Kind::of::<AccountMail>().private(&["email", "ip"]),
     Kind::of::<CheckCredential>(),
     Kind::of::<Cleanup>(),
     Kind::of::<DeliverWebhook>(),
@@ -295,7 +347,7 @@ mod tests {
         assert_eq!(job.args(), &json!({"message": "hi", "sleep_ms": 0, "fail_times": 0}));
         let id = "01a1fba5-50b5-76eb-ac8a-b38a17d63756";
         assert_eq!(of("check_credential", json!({"credential_id": id})).unwrap().kind(), "check_credential");
-        for kind in ["send_email", "cleanup", "usage_rollup", "", "ECHO", "echo\0"] {
+        for kind in ["send_email", "account_mail", "cleanup", "usage_rollup", "", "ECHO", "echo\0"] {
             assert_eq!(of(kind, json!({})).unwrap_err(), NewJobError::UnknownKind, "{kind}");
         }
     }
@@ -334,6 +386,9 @@ mod tests {
             shown,
             json!({"to": "(not shown)", "subject": "Reset", "text": "(not shown)", "html": null})
         );
+        let mail = json!({"purpose": "reset_password", "email": "canary", "ip": "canary", "request_id": "r"});
+        assert!(operator_job("account_mail", mail.clone(), EnqueueOptions::default()).is_err(), "no address");
+        assert!(!shown_args("account_mail", mail).to_string().contains("canary"));
         assert_eq!(shown_args("echo", json!({"message": "x"})), json!({"message": "x"}));
     }
 
@@ -352,6 +407,12 @@ mod tests {
             subject: "Reset".into(),
             text: "canary".into(),
             html: Some("canary".into()),
+        };
+        assert!(!format!("{mail:?}").contains("canary"));
+        let mail = AccountMail::ResetPassword {
+            email: "canary@example.com".into(),
+            ip: [127, 0, 0, 1].into(),
+            request_id: "canary".into(),
         };
         assert!(!format!("{mail:?}").contains("canary"));
     }

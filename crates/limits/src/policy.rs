@@ -107,10 +107,12 @@ pub struct Policies {
     pub global: Policy,
     /// Login attempts, per address and account.
     pub login: Policy,
-    /// Token refreshes, per address.
+    /// Refresh tokens and one-time tokens that are presented, per address.
     pub refresh: Policy,
     /// Registrations, per address.
     pub signup: Policy,
+    /// Mails with one-time tokens that are asked for, per address and account.
+    pub account_mail: Policy,
     /// AI requests, per user.
     pub ai_requests: Policy,
     /// AI tokens, per user.
@@ -134,6 +136,7 @@ impl Policies {
             login: policy("login", SlidingWindow, AddressAndAccount, config.login),
             refresh: policy("refresh", Gcra, Address, config.refresh),
             signup: policy("signup", SlidingWindow, Address, config.signup),
+            account_mail: policy("account-mail", SlidingWindow, AddressAndAccount, config.account_mail),
             ai_requests: policy("ai-requests", Gcra, Caller, config.ai_requests),
             ai_tokens: policy("ai-tokens", Gcra, Caller, config.ai_tokens),
             ai_tokens_daily: policy("ai-tokens-daily", FixedWindow, Caller, config.ai_tokens_daily),
@@ -143,12 +146,13 @@ impl Policies {
     }
 
     /// Every policy.
-    pub fn all(&self) -> [&Policy; 9] {
+    pub fn all(&self) -> [&Policy; 10] {
         [
             &self.global,
             &self.login,
             &self.refresh,
             &self.signup,
+            &self.account_mail,
             &self.ai_requests,
             &self.ai_tokens,
             &self.ai_tokens_daily,

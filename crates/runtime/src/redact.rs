@@ -42,7 +42,7 @@ pub fn learn(secrets: impl IntoIterator<Item = String>) {
 }
 
 /// Removes what looks like a credential from free text: JSON web tokens, bearer headers, API keys of ours (`blst_`) and
-/// of engines (`sk-`), and passwords in URLs.
+/// of engines (`sk-`), refresh tokens (`rt_`) and one-time tokens (`ot_`), and passwords in URLs.
 /// And the secrets of this process, if they were told to [`learn`].
 pub fn text(input: &str) -> Cow<'_, str> {
     let learned = LEARNED.get().into_iter().flatten().filter(|secret| input.contains(secret.as_str()));
@@ -56,7 +56,7 @@ pub fn text(input: &str) -> Cow<'_, str> {
 }
 
 fn patterns(input: &str) -> Cow<'_, str> {
-    const MARKS: [&str; 6] = ["eyJ", "blst_", "sk-", "Bearer ", "bearer ", "://"];
+    const MARKS: [&str; 8] = ["eyJ", "blst_", "sk-", "rt_", "ot_", "Bearer ", "bearer ", "://"];
     if !MARKS.iter().any(|m| input.contains(m)) {
         return Cow::Borrowed(input);
     }
@@ -83,6 +83,8 @@ fn redact_word(word: &str, after_bearer: bool) -> Cow<'_, str> {
         (v.starts_with("eyJ") && v.matches('.').count() >= 2)
             || v.starts_with("blst_")
             || (v.starts_with("sk-") && v.len() > 12)
+            // 256 bits in base64url.
+            || (v.starts_with("rt_") || v.starts_with("ot_")) && v.len() >= 46
     };
     if after_bearer && !body.is_empty() {
         return Cow::Owned(format!("{REDACTED}{tail}"));
@@ -131,6 +133,12 @@ mod tests {
             ("key=blst_abc_def&x=1", "key=[redacted]&x=1"),
             ("postgres://u:hunter2@db:5432/x failed", "postgres://u:[redacted]@db:5432/x failed"),
             ("sk-abcdefghijklmnop", "[redacted]"),
+            ("rt_0123456789012345678901234567890123456789012, ", "[redacted], "),
+            (
+                "https://app.example/x#token=ot_012345678901234567890123456789012345678901_",
+                "https://app.example/x#token=[redacted]",
+            ),
+            ("ot_her words, rt_x", "ot_her words, rt_x"),
             ("nothing here", "nothing here"),
             ("see https://docs.rs/x", "see https://docs.rs/x"),
         ];

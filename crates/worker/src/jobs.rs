@@ -3,6 +3,7 @@
 //! To add one: its payload in `job-specs`, a file here, and a line in `register`. To remove one, take these away again,
 //! and its line in [`crate::schedule`].
 
+pub mod account_mail;
 pub mod check_credential;
 pub mod cleanup;
 pub mod deliver_webhook;
@@ -14,8 +15,8 @@ pub mod send_email;
 pub mod usage_rollup;
 
 use job_specs::{
-    CheckCredential, Cleanup, DeliverWebhook, Echo, Heartbeat, KeepPartitions, ProcessWebhook, SendEmail,
-    UsageRollup,
+    AccountMail, CheckCredential, Cleanup, DeliverWebhook, Echo, Heartbeat, KeepPartitions, ProcessWebhook,
+    SendEmail, UsageRollup,
 };
 use jobs::Worker;
 
@@ -31,6 +32,7 @@ pub(crate) fn register(worker: Worker, context: &Context) -> Worker {
         }};
     }
     worker
+        .register::<AccountMail, _, _, _>(with_context!(account_mail::run))
         .register::<CheckCredential, _, _, _>(with_context!(check_credential::run))
         .register::<Cleanup, _, _, _>(with_context!(cleanup::run))
         .register::<DeliverWebhook, _, _, _>(with_context!(deliver_webhook::run))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use config::{Environment, MailConfig};
 use job_specs::SendEmail;
-use jobs::{JobError, JobId};
+use jobs::JobError;
 use reqwest::{StatusCode, Url, header};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
@@ -23,14 +23,17 @@ pub struct Mailer {
 #[derive(Debug, Clone)]
 enum Transport {
     Resend { url: Url, key: SecretString, http: reqwest::Client },
-    Log { with_content: bool },
+    Log { shows_content: bool },
 }
 
-/// What the provider calls the message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What became of a message: the result of the job that sent it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent {
-    /// The message's id there; none when it went to the log.
+    /// What the provider calls it; none when no provider has it.
     pub id: Option<String>,
+    /// The message itself, in development without a provider and never otherwise: that is where `/v1/admin/mails` finds it.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub mail: Option<SendEmail>,
 }
 
 #[derive(Serialize)]
@@ -44,15 +47,16 @@ struct Request<'a> {
 }
 
 impl Mailer {
-    /// Resend when there is a key, the log otherwise. Outside development the log shows no content: it may hold links that
-    /// log in.
+    /// Resend when there is a key, the log otherwise. Only in development it shows the content, one-time tokens included:
+    /// whoever reads them can take over the account. Outside development the message is dropped, and the log says that there
+    /// was one.
     pub fn from_config(config: &MailConfig, environment: Environment, http: reqwest::Client) -> Self {
         let transport = match &config.resend_api_key {
             Some(key) => {
                 let url = Url::parse(RESEND).expect("the constant is a URL");
                 Transport::Resend { url, key: key.clone(), http }
             }
-            None => Transport::Log { with_content: environment == Environment::Development },
+            None => Transport::Log { shows_content: environment == Environment::Development },
         };
         Self { transport, from: config.from.clone() }
     }
@@ -66,15 +70,23 @@ impl Mailer {
         self
     }
 
-    /// Sends a message once, however often it is called with the same job: Resend remembers idempotency keys for a day.
-    pub async fn send(&self, mail: &SendEmail, job: JobId) -> Result<Sent, JobError> {
+    /// True when messages reach nobody.
+    pub fn drops_mail(&self) -> bool {
+        matches!(self.transport, Transport::Log { shows_content: false })
+    }
+
+    /// Sends a message once, however often it is called with the same `idempotency_key`: Resend remembers keys for a day.
+    pub async fn send(&self, mail: &SendEmail, idempotency_key: &str) -> Result<Sent, JobError> {
         let (url, key, http) = match &self.transport {
             Transport::Resend { url, key, http } => (url, key, http),
-            Transport::Log { with_content } => {
-                let (to, text) =
-                    if *with_content { (mail.to.as_str(), mail.text.as_str()) } else { ("-", "-") };
-                tracing::info!(subject = mail.subject, to, text, "e-mail (no provider is configured)");
-                return Ok(Sent { id: None });
+            Transport::Log { shows_content: true } => {
+                let SendEmail { to, subject, text, .. } = mail;
+                tracing::info!(subject, to, text, "e-mail (no provider is configured)");
+                return Ok(Sent { id: None, mail: Some(mail.clone()) });
+            }
+            Transport::Log { shows_content: false } => {
+                tracing::info!(subject = mail.subject, "e-mail dropped (no provider is configured)");
+                return Ok(Sent::default());
             }
         };
         let request = Request {
@@ -88,7 +100,7 @@ impl Mailer {
             .post(url.clone())
             .bearer_auth(key.expose_secret())
             // https://resend.com/docs/dashboard/emails/idempotency-keys
-            .header("Idempotency-Key", format!("job-{job}"))
+            .header("Idempotency-Key", idempotency_key)
             .timeout(TIMEOUT)
             .json(&request)
             .send()
@@ -97,7 +109,7 @@ impl Mailer {
         let status = response.status();
         if status.is_success() {
             // Sent is sent, whatever the body says.
-            return Ok(response.json().await.unwrap_or(Sent { id: None }));
+            return Ok(response.json().await.unwrap_or_default());
         }
         let wait = response
             .headers()

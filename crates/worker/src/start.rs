@@ -27,6 +27,9 @@ pub struct Handle {
 /// Starts everything the worker role does in the background: jobs, schedule, upkeep. The database may be away; the worker
 /// waits for it. It ends with the lifecycle.
 pub async fn start(context: Context, lifecycle: &Lifecycle) -> anyhow::Result<Handle> {
+    if context.mailer.drops_mail() {
+        tracing::warn!("no mail provider is configured and mails are dropped: set RESEND_API_KEY");
+    }
     let lines = schedule::lines().context("the schedule is wrong")?;
     let worker = worker(&context).schedule(lines.clone());
     let handle = worker.start(lifecycle);

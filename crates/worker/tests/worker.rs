@@ -4,8 +4,12 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use config::{Environment, MapVars, ShutdownConfig, WorkerConfig};
-use db::{Database, usage::UsageEvent};
-use job_specs::{Cleanup, Echo, Heartbeat, KeepPartitions, SendEmail, UsageRollup};
+use db::{
+    Database,
+    one_time_tokens::{self, OneTimeToken, Purpose},
+    usage::UsageEvent,
+};
+use job_specs::{AccountMail, Cleanup, Echo, Heartbeat, KeepPartitions, SendEmail, UsageRollup};
 use jobs::{
     EnqueueOptions, JobSpec, JobState, JobView,
     testing::{drain_until_empty, fast_forward},
@@ -139,7 +143,12 @@ async fn keeping_partitions_and_cleaning_up_run_and_report() {
     assert_eq!(job.state, JobState::Completed, "{job:?}");
     assert_eq!(job.result.unwrap()["created"].as_array().unwrap().len(), 8);
     let job = bench.run(Cleanup {}).await;
-    assert_eq!(job.result, Some(json!({"sessions": 0, "queue": 0})), "{:?}", job.errors);
+    assert_eq!(
+        job.result,
+        Some(json!({"sessions": 0, "one_time_tokens": 0, "queue": 0})),
+        "{:?}",
+        job.errors
+    );
     let job = bench.run(Heartbeat {}).await;
     assert_eq!(job.state, JobState::Completed);
 }
@@ -232,10 +241,94 @@ async fn a_provider_that_cannot_be_reached_is_tried_again_and_the_key_stays_out_
 }
 
 #[tokio::test]
-async fn without_a_provider_mail_goes_to_the_log() {
+async fn without_a_provider_mail_goes_to_the_log_and_is_kept_in_development_alone() {
     let mut bench = Bench::new().await;
     let job = bench.run(mail()).await;
-    assert_eq!((job.state, job.result), (JobState::Completed, Some(json!({"id": null}))));
+    assert_eq!(job.state, JobState::Completed);
+    assert_eq!(job.result, Some(json!({ "id": null, "mail": mail() })));
+    for environment in [Environment::Staging, Environment::Production] {
+        bench.context.mailer = Mailer::from_config(&bench.context.config.mail, environment, http());
+        let job = bench.run(mail()).await;
+        assert_eq!((job.state, job.result), (JobState::Completed, Some(json!({ "id": null }))));
+    }
+}
+
+/// Texts of the one-time tokens in what the provider was sent, in order.
+fn tokens_in(requests: &[String]) -> Vec<OneTimeToken> {
+    let token = |r: &String| r.find("ot_").and_then(|at| OneTimeToken::parse(&r[at..at + 46]));
+    requests.iter().map(|r| token(r).expect("every mail holds a token")).collect()
+}
+
+async fn new_user(bench: &mut Bench) -> Uuid {
+    let id = Uuid::now_v7();
+    db::users::insert(&mut bench.conn, id, "ann@example.com", "no hash", "user").await.unwrap();
+    id
+}
+
+async fn works(bench: &mut Bench, token: &OneTimeToken) -> bool {
+    let now = runtime::Clock::system().now();
+    one_time_tokens::find(&mut bench.conn, Purpose::VerifyEmail, &token.hash(), now).await.unwrap().is_some()
+}
+
+#[tokio::test]
+async fn a_mail_with_a_token_that_is_tried_again_leaves_no_dead_link_and_a_later_one_does() {
+    let mut bench = Bench::new().await;
+    let (url, requests) = provider(&[DOWN, OK, OK]).await;
+    with_provider(&mut bench, url);
+    let user_id = new_user(&mut bench).await;
+    let first = bench.run(AccountMail::VerifyEmail { user_id }).await;
+    assert_eq!(first.state, JobState::Ready);
+    let again = bench.enqueue(AccountMail::VerifyEmail { user_id }).await;
+    assert_eq!(again, first.id, "asked for once more while the first one waits: the same job");
+    fast_forward(&mut bench.conn, Duration::from_secs(60)).await;
+    drain_until_empty(&worker::worker(&bench.context)).await;
+    assert_eq!(bench.find(first.id).await.result, Some(json!({ "id": "m1" })));
+    let sent = requests.lock().await.clone();
+    let tokens = tokens_in(&sent);
+    assert_ne!(tokens[0].hash(), tokens[1].hash());
+    assert!(works(&mut bench, &tokens[0]).await && works(&mut bench, &tokens[1]).await);
+    for (i, request) in sent.iter().enumerate() {
+        let key = format!("idempotency-key: job-{}-{}\r\n", first.id, i + 1);
+        assert!(request.to_ascii_lowercase().contains(&key), "{request}");
+        assert!(request.contains("POST http://localhost:8080/v1/auth/verify-email"), "{request}");
+    }
+    bench.run(AccountMail::VerifyEmail { user_id }).await;
+    let newest = tokens_in(&requests.lock().await.clone()).pop().unwrap();
+    assert!(works(&mut bench, &newest).await);
+    assert!(!works(&mut bench, &tokens[0]).await && !works(&mut bench, &tokens[1]).await);
+}
+
+#[tokio::test]
+async fn links_in_mails_lead_to_the_front_end_and_hold_the_token_behind_the_hash() {
+    let mut bench = Bench::new().await;
+    let vars = MapVars::from([
+        ("DATABASE_URL", bench.database.url()),
+        ("REDIS_URL", "redis://localhost"),
+        ("APP_URL", "https://app.example.com/"),
+    ]);
+    bench.context.config = WorkerConfig::from_vars(&vars).unwrap().into();
+    let user_id = new_user(&mut bench).await;
+    let job = bench.run(AccountMail::VerifyEmail { user_id }).await;
+    let text = job.result.unwrap()["mail"]["text"].as_str().unwrap().to_owned();
+    assert!(text.contains("\nhttps://app.example.com/verify-email#token=ot_"), "{text}");
+    assert!(!text.contains("POST"), "{text}");
+}
+
+#[tokio::test]
+async fn a_mail_that_has_become_pointless_is_not_sent() {
+    let mut bench = Bench::new().await;
+    let user_id = new_user(&mut bench).await;
+    db::users::confirm_email(&mut bench.conn, user_id, "ann@example.com").await.unwrap();
+    let ip = [127, 0, 0, 1].into();
+    for mail in [
+        AccountMail::VerifyEmail { user_id },
+        AccountMail::VerifyEmail { user_id: Uuid::now_v7() },
+        AccountMail::ResetPassword { email: "nobody@example.com".into(), ip, request_id: "r".into() },
+        AccountMail::Invite { invitation_id: Uuid::now_v7() },
+    ] {
+        let job = bench.run(mail).await;
+        assert_eq!((job.state, job.result), (JobState::Completed, Some(json!({ "id": null }))));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 mod api_key;
 mod cache;
+mod cookie;
 mod gate;
 mod keyring;
 mod password;
@@ -12,6 +13,8 @@ pub(crate) mod revocation;
 
 pub use api_key::hex;
 pub use api_key::{ApiKeySecret, KeyRecords, Known, Record, overrides};
+pub use cookie::COOKIE;
+pub(crate) use cookie::{SetCookie, clear_cookie, refresh_cookie, require_listed_origin, set_cookie};
 pub(crate) use gate::Credential;
 pub use gate::{PUBLIC_ROUTES, gate};
 pub use keyring::{AccessToken, Claims, Keyring};

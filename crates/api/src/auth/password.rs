@@ -22,6 +22,9 @@ const PASSES: u32 = 2;
 /// Bytes of salt and of the hash (RFC 9106, section 3.1).
 const SALT: usize = 16;
 const HASH: usize = 32;
+/// Characters, after composition.
+const LENGTH: std::ops::RangeInclusive<usize> = 8..=128;
+const WRONG_LENGTH: &str = "must have 8 to 128 characters";
 /// How long a request waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -47,15 +50,13 @@ impl Passwords {
         Ok(Self { turns: Arc::new(Semaphore::new(concurrency)), memories: Arc::default(), lifecycle, dummy })
     }
 
-    /// Checks the rules of NIST SP 800-63B, section 5.1.1.2: 8 to 128 characters, no other demands; NFC.
+    /// Checks a new password by the rules of NIST SP 800-63B, section 5.1.1.2: 8 to 128 characters, no other demands; NFC.
     pub fn normalize(field: &'static str, password: &str) -> Result<String> {
         let normalized: String = password.nfc().collect();
-        if !(8..=128).contains(&normalized.chars().count()) {
-            return Err(Error::invalid(field, "must have 8 to 128 characters"));
+        if !LENGTH.contains(&normalized.chars().count()) {
+            return Err(Error::invalid(field, WRONG_LENGTH));
         }
-        if normalized.contains('\0') {
-            return Err(Error::invalid(field, "must not contain NUL"));
-        }
+        refuse_nul(field, &normalized)?;
         Ok(normalized)
     }
 
@@ -64,9 +65,14 @@ impl Passwords {
         self.in_turn(move |memory| hash_in(memory, &password)).await?.map_err(Error::internal)
     }
 
-    /// Compares a password with a hash, or with a dummy when there is no user: both take as long.
-    pub async fn verify(&self, password: &str, hash: Option<String>) -> Result<bool> {
+    /// Compares a password with a hash, or with a dummy when there is no user: both take as long. What nobody can have is
+    /// refused unhashed.
+    pub async fn verify(&self, field: &'static str, password: &str, hash: Option<String>) -> Result<bool> {
         let password: String = password.nfc().collect();
+        if password.chars().count() > *LENGTH.end() {
+            return Err(Error::invalid(field, WRONG_LENGTH));
+        }
+        refuse_nul(field, &password)?;
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.dummy.to_string());
         let matches = self
@@ -100,6 +106,13 @@ impl Passwords {
         });
         done.await.map_err(Error::internal)
     }
+}
+
+fn refuse_nul(field: &'static str, password: &str) -> Result<()> {
+    if password.contains('\0') {
+        return Err(Error::invalid(field, "must not contain NUL"));
+    }
+    Ok(())
 }
 
 fn params() -> Params {

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use limits::Limiter;
 use runtime::Phase;
 use uuid::Uuid;
@@ -46,6 +47,13 @@ pub(crate) async fn mark_session(state: &AppState, session_id: Uuid) {
     if let Err(error) = write_session(state, session_id).await {
         missed(state, &error);
     }
+}
+
+/// As [`mark_session`], for as many as a user may have: those whose last access token has expired need no mark.
+pub(crate) async fn mark_sessions(state: &AppState, ended: &[db::sessions::Revoked]) {
+    let since = state.clock.now() - life_of_a_mark(state);
+    let recent = ended.iter().filter(|session| session.last_used_at > since);
+    join_all(recent.map(|session| mark_session(state, session.id))).await;
 }
 
 /// Marks an API key as revoked for every replica; the database must say so already.

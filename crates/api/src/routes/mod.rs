@@ -8,6 +8,7 @@ pub mod jobs;
 mod jwks;
 mod me;
 mod root;
+mod sessions;
 mod webhook_endpoints;
 mod webhooks;
 
@@ -23,6 +24,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(me::me))
         .merge(admin::router())
         .merge(auth::router())
+        .merge(sessions::router())
         .merge(api_keys::router())
         .merge(credentials::router())
         .merge(jobs::router())

@@ -168,7 +168,7 @@ async fn the_database_holds_no_secret_in_clear() {
     let user = app.user().await;
     let key = app.api_key(&user, &["ai"]).await;
     drop(key);
-    let tables = ["users", "session", "refresh_token", "api_key", "audit_log"];
+    let tables = ["users", "session", "refresh_token", "one_time_token", "job", "api_key", "audit_log"];
     let mut dump = String::new();
     for table in tables {
         let rows: Vec<String> =

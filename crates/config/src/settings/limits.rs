@@ -15,10 +15,12 @@ pub struct LimitsConfig {
     pub global: Rate,
     /// Login attempts, per address and account.
     pub login: Rate,
-    /// Refreshes, per address.
+    /// Refresh tokens and one-time tokens presented, per address.
     pub refresh: Rate,
     /// Registrations, per address.
     pub signup: Rate,
+    /// Mails with one-time tokens, per address and account.
+    pub account_mail: Rate,
     /// AI requests, per user.
     pub ai_requests: Rate,
     /// AI tokens, per user.
@@ -46,6 +48,7 @@ impl LimitsConfig {
         let login = r.get("RATE_LIMIT_LOGIN");
         let refresh = r.get("RATE_LIMIT_REFRESH");
         let signup = r.get("RATE_LIMIT_SIGNUP");
+        let account_mail = r.get("RATE_LIMIT_ACCOUNT_MAIL");
         let ai_requests = r.get("RATE_LIMIT_AI_REQUESTS");
         let ai_tokens = r.get("RATE_LIMIT_AI_TOKENS");
         let ai_tokens_daily = r.get("RATE_LIMIT_AI_TOKENS_DAILY");
@@ -57,6 +60,7 @@ impl LimitsConfig {
             login: login?,
             refresh: refresh?,
             signup: signup?,
+            account_mail: account_mail?,
             ai_requests: ai_requests?,
             ai_tokens: ai_tokens?,
             ai_tokens_daily: ai_tokens_daily?,

@@ -26,7 +26,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
-use crate::{Problems, TrustedProxy, Vars, reader::Reader};
+use crate::{Environment, Problems, TrustedProxy, Vars, reader::Reader};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 const S: fn(u64) -> Duration = Duration::from_secs;
@@ -52,6 +52,8 @@ pub struct ApiConfig {
     pub auth: AuthConfig,
     /// Stored credentials of other systems.
     pub credentials: CredentialsConfig,
+    /// Development without a mail provider: mails are shown to administrators, one-time tokens included.
+    pub shows_mails: bool,
     /// Rate limits.
     pub limits: LimitsConfig,
     /// AI engine.
@@ -94,6 +96,7 @@ impl ApiConfig {
         let request_timeout = r.duration("REQUEST_TIMEOUT", S(1), S(900));
         let auth = AuthConfig::read(r, public_url.as_ref());
         let credentials = CredentialsConfig::read(r);
+        let shows_mails = !r.is_set("RESEND_API_KEY") && r.environment() == Environment::Development;
         let limits = LimitsConfig::read(r);
         let ai = AiConfig::read(r);
         let webhooks = WebhooksConfig::read(r);
@@ -106,6 +109,7 @@ impl ApiConfig {
             request_timeout: request_timeout?,
             auth: auth?,
             credentials: credentials?,
+            shows_mails,
             limits: limits?,
             ai: ai?,
             webhooks: webhooks?,
@@ -128,12 +132,13 @@ impl WorkerConfig {
         let from = r.get::<String>("MAIL_FROM");
         let resend_api_key = r.get::<String>("RESEND_API_KEY").map(SecretString::from);
         let credentials = CredentialsConfig::read(r);
+        let app_url = r.with("APP_URL", http_url);
         let public_url = public_url(r);
         Some(Self {
             runtime: runtime?,
             stores: stores?,
             queue: queue?,
-            mail: MailConfig { from: from?, resend_api_key },
+            mail: MailConfig { from: from?, resend_api_key, app_url },
             credentials: credentials?,
             public_url: public_url?,
         })

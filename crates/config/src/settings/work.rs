@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use secrecy::SecretString;
+use url::Url;
 
 use super::{DAY, MS, S};
 use crate::reader::Reader;
@@ -27,6 +28,8 @@ pub struct MailConfig {
     pub from: String,
     /// Resend's key; without it mail goes to the log.
     pub resend_api_key: Option<SecretString>,
+    /// The front end that links in mails lead to.
+    pub app_url: Option<Url>,
 }
 
 impl QueueConfig {

@@ -10,20 +10,30 @@ use crate::Context;
 /// Ended sessions are kept so long, so that the reuse of an old token is still recognised and told.
 const SESSIONS_KEPT: TimeDelta = TimeDelta::days(30);
 
+/// Expired one-time tokens are kept so long, so that an operator can see what happened.
+const TOKENS_KEPT: TimeDelta = TimeDelta::days(7);
+
 /// How many rows went.
 #[derive(Debug, Serialize)]
 pub struct Deleted {
     sessions: u64,
+    one_time_tokens: u64,
     queue: u64,
 }
 
 /// Each part is a call of its own: what is deleted stays deleted when a later part fails.
 pub async fn run(context: Context, _: JobContext, _: Cleanup) -> Result<Deleted, JobError> {
-    let before = runtime::Clock::system().now() - SESSIONS_KEPT;
+    let now = runtime::Clock::system().now();
+    let (before, tokens_before) = (now - SESSIONS_KEPT, now - TOKENS_KEPT);
     let database = &context.database;
     let sessions =
         database.call("sessions.delete_ended", async |c| db::sessions::delete_ended(c, before).await).await?;
+    let one_time_tokens = database
+        .call("one_time_tokens.delete_expired", async |c| {
+            db::one_time_tokens::delete_expired(c, tokens_before).await
+        })
+        .await?;
     let queue = database.call("jobs.prune", async |c| Ok::<_, JobError>(jobs::prune(c).await?)).await?;
-    tracing::info!(sessions, queue, "cleaned up");
-    Ok(Deleted { sessions, queue })
+    tracing::info!(sessions, one_time_tokens, queue, "cleaned up");
+    Ok(Deleted { sessions, one_time_tokens, queue })
 }

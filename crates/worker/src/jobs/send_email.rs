@@ -7,5 +7,5 @@ use crate::{Context, mail::Sent};
 
 /// The job's id is the idempotency key: a second attempt after a lost answer sends nothing twice.
 pub async fn run(context: Context, attempt: JobContext, mail: SendEmail) -> Result<Sent, JobError> {
-    context.mailer.send(&mail, attempt.id()).await
+    context.mailer.send(&mail, &format!("job-{}", attempt.id())).await
 }

@@ -2,9 +2,11 @@
 
 mod audit;
 mod cron;
+mod invitations;
 mod jobs;
 mod key_limits;
 mod limits;
+mod mails;
 mod queues;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -15,6 +17,8 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(audit::audit))
         .routes(routes!(cron::cron))
+        .routes(routes!(mails::mails))
+        .merge(invitations::router())
         .merge(jobs::router())
         .merge(key_limits::router())
         .merge(limits::router())

@@ -3,52 +3,90 @@
 use axum::{
     extract::State,
     http::{HeaderMap, header},
+    response::IntoResponse,
 };
 use db::sessions::NewSession;
-use unicode_normalization::UnicodeNormalization as _;
+use serde::Deserialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{EmailAndPassword, Tokens, delta, normalize_email, pseudonym, tokens};
+use super::{Issued, Tokens, delta, normalize_email, pseudonym};
 use crate::{
-    AppState, Error, Result, admission::Anonymous, auth::RefreshSecret, error::Problem, extract::Json,
+    AppState, Error, Result,
+    admission::Anonymous,
+    auth::{RefreshSecret, require_listed_origin},
+    error::Problem,
+    extract::Json,
 };
 
+/// E-mail and password.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"email": "ann@example.com", "password": "correct horse battery staple"}))]
+pub(super) struct Login {
+    /// The account's address.
+    email: String,
+    /// Its password.
+    #[schema(max_length = 128)]
+    password: String,
+    /// For browsers: the refresh token comes in the cookie `__Host-refresh_token`, which no script can read, and not in the
+    /// body. The request's Origin must be listed.
+    #[serde(default)]
+    cookie: bool,
+}
+
 /// Logs in. The same answer, in the same time, whether the account does not exist, is disabled, or the password is wrong.
-#[utoipa::path(post, path = "/v1/auth/login", tag = "auth", request_body = EmailAndPassword,
-    responses((status = 200, body = Tokens), (status = 401, body = Problem), (status = 422, body = Problem),
-              (status = 429, body = Problem), (status = 503, body = Problem)))]
+#[utoipa::path(post, path = "/v1/auth/login", tag = "auth", request_body = Login,
+    responses((status = 200, body = Tokens), (status = 400, body = Problem), (status = 401, body = Problem),
+              (status = 403, body = Problem), (status = 422, body = Problem)))]
 pub(super) async fn login(
     State(state): State<AppState>,
     anonymous: Anonymous,
     headers: HeaderMap,
-    Json(body): Json<EmailAndPassword>,
-) -> Result<Json<Tokens>> {
-    let email = normalize_email(&body.email)?;
-    let subject = format!("{}:{}", anonymous.client.bucket(), pseudonym(&state, &email));
-    anonymous.admit(&state.limiter.policies().login, &subject).await?;
-    if body.password.nfc().count() > 128 {
-        return Err(Error::invalid("password", "must have 8 to 128 characters"));
+    Json(body): Json<Login>,
+) -> Result<impl IntoResponse> {
+    if body.cookie {
+        require_listed_origin(&state, &headers)?;
     }
+    let email = normalize_email(&body.email)?;
+    let account = pseudonym(&state, &email);
+    let subject = format!("{}:{account}", anonymous.client.bucket());
+    anonymous.admit(&state.limiter.policies().login, &subject).await?;
     let found =
         state.database.call("users.credentials", async |c| db::users::credentials(c, &email).await).await?;
     let hash = found.as_ref().map(|f| f.password_hash.clone());
-    let matches = state.passwords.verify(&body.password, hash).await?;
-    let Some(user) = found.filter(|f| matches && !f.disabled) else {
-        return Err(refused(&state, &email));
+    let matches = state.passwords.verify("password", &body.password, hash).await?;
+    let refused = || {
+        tracing::info!(account, "login refused");
+        Error::unauthorized("invalid_credentials", "E-mail address or password is wrong.")
     };
+    let user = found.filter(|f| matches && !f.disabled).ok_or_else(refused)?;
     let refresh = RefreshSecret::generate().map_err(Error::internal)?;
+    let session = begin_session(&state, &anonymous, &headers, &user, &refresh).await?.ok_or_else(refused)?;
+    session.answer(&state, &refresh, body.cookie)
+}
+
+/// Stores the session; `None` when the password was changed, or the account disabled, while we compared.
+async fn begin_session(
+    state: &AppState,
+    anonymous: &Anonymous,
+    headers: &HeaderMap,
+    user: &db::users::Credentials,
+    refresh: &RefreshSecret,
+) -> Result<Option<Issued>> {
     let user_agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok());
     let user_agent: Option<String> = user_agent.map(|v| v.chars().take(200).collect());
     let now = state.clock.now();
     let session = NewSession {
         id: Uuid::now_v7(),
         user_id: user.user_id,
+        created_at: now,
         expires_at: now + delta(state.config.auth.session_max_age),
         user_agent: user_agent.as_deref(),
         ip: anonymous.client.0,
     };
     let refresh_expires = session.expires_at.min(now + delta(state.config.auth.refresh_token_ttl));
-    let made = state
+    let stored = state
         .database
         .transaction::<_, db::Error>("sessions.insert", async |c| {
             if !db::users::hold_credentials(c, user.user_id, &user.password_hash).await? {
@@ -57,24 +95,17 @@ pub(super) async fn login(
             db::sessions::insert(c, &session).await?;
             db::sessions::insert_refresh_token(c, &refresh.hash(), session.id, None, refresh_expires).await?;
             let event = db::audit::Event {
-                event: "login",
-                user_id: Some(session.user_id),
                 session_id: Some(session.id),
-                ip: Some(session.ip),
-                request_id: Some(&anonymous.request_id),
-                ..Default::default()
+                ..anonymous.event("login", session.user_id)
             };
             db::audit::insert(c, &event).await?;
             Ok(true)
         })
         .await?;
-    if !made {
-        return Err(refused(&state, &email));
-    }
-    Ok(Json(tokens(&state, user.user_id, session.id, &user.role, &refresh)?))
-}
-
-fn refused(state: &AppState, email: &str) -> Error {
-    tracing::info!(account = pseudonym(state, email), "login refused");
-    Error::unauthorized("invalid_credentials", "E-mail address or password is wrong.")
+    Ok(stored.then(|| Issued {
+        user_id: user.user_id,
+        session_id: session.id,
+        role: user.role.clone(),
+        refresh_expires,
+    }))
 }

@@ -1,29 +1,38 @@
 //! `POST /v1/auth/logout`: ends the session of a refresh token.
 
-use axum::{extract::State, http::StatusCode};
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::IntoResponse,
+};
 
-use super::RefreshTokenBody;
+use super::{Presented, RefreshTokenBody};
 use crate::{
     AppState, Result,
     admission::Anonymous,
-    auth::{RefreshSecret, revocation},
+    auth::{RefreshSecret, clear_cookie, revocation},
     error::Problem,
     extract::Json,
 };
 
 /// Ends a session: after the answer no token of it works. Answers the same for a token that is unknown or was used.
-#[utoipa::path(post, path = "/v1/auth/logout", tag = "auth", request_body = RefreshTokenBody,
-    responses((status = 204), (status = 422, body = Problem), (status = 429, body = Problem)))]
+///
+/// Without a body, the token is that of the cookie, which is cleared.
+#[utoipa::path(post, path = "/v1/auth/logout", tag = "auth",
+    request_body(content = Option<RefreshTokenBody>, example = json!({"refresh_token": "as it came from login or refresh"})),
+    responses((status = 204), (status = 400, body = Problem), (status = 403, body = Problem), (status = 422, body = Problem)))]
 pub(super) async fn logout(
     State(state): State<AppState>,
     anonymous: Anonymous,
-    Json(body): Json<RefreshTokenBody>,
-) -> Result<StatusCode> {
+    headers: HeaderMap,
+    body: Option<Json<RefreshTokenBody>>,
+) -> Result<impl IntoResponse> {
     anonymous.admit(&state.limiter.policies().refresh, &format!("ip:{}", anonymous.client.bucket())).await?;
-    if let Some(token) = RefreshSecret::parse(&body.refresh_token) {
+    let presented = Presented::read(&state, &headers, body)?;
+    if let Some(token) = RefreshSecret::parse(&presented.token) {
         state.to_the_end(end_session(state.clone(), anonymous, token)).await?;
     }
-    Ok(StatusCode::NO_CONTENT)
+    Ok((presented.in_cookie.then(clear_cookie), StatusCode::NO_CONTENT))
 }
 
 async fn end_session(state: AppState, anonymous: Anonymous, token: RefreshSecret) -> Result<()> {
@@ -35,12 +44,8 @@ async fn end_session(state: AppState, anonymous: Anonymous, token: RefreshSecret
             };
             db::sessions::revoke(c, found.session_id, "logout").await?;
             let event = db::audit::Event {
-                event: "logout",
-                user_id: Some(found.user_id),
                 session_id: Some(found.session_id),
-                ip: Some(anonymous.client.0),
-                request_id: Some(&anonymous.request_id),
-                ..Default::default()
+                ..anonymous.event("logout", found.user_id)
             };
             db::audit::insert(c, &event).await?;
             Ok(Some(found.session_id))

@@ -1,14 +1,18 @@
-//! Registration, login, refresh, logout.
+//! Registration, login, refresh, logout, and what a person does with an account of his own.
 
+mod change_password;
+mod forgot_password;
 mod login;
 mod logout;
+mod logout_all;
 mod refresh;
 mod register;
+mod resend_verification;
+mod reset_password;
+mod verify_email;
 
-use std::fmt;
-
-use axum::{extract::DefaultBodyLimit, middleware};
-use chrono::TimeDelta;
+use axum::{extract::DefaultBodyLimit, http::HeaderMap, middleware};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization as _;
 use utoipa::ToSchema;
@@ -17,8 +21,9 @@ use uuid::Uuid;
 
 use crate::{
     AppState, Error, Result,
-    auth::{RefreshSecret, hex},
+    auth::{RefreshSecret, SetCookie, hex, refresh_cookie, set_cookie},
     body,
+    extract::Json,
 };
 
 /// Larger bodies have no business here.
@@ -30,6 +35,12 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(login::login))
         .routes(routes!(refresh::refresh))
         .routes(routes!(logout::logout))
+        .routes(routes!(logout_all::logout_all))
+        .routes(routes!(verify_email::verify_email))
+        .routes(routes!(resend_verification::resend_verification))
+        .routes(routes!(change_password::change_password))
+        .routes(routes!(forgot_password::forgot_password))
+        .routes(routes!(reset_password::reset_password))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(body::refuse_longer_than::<MAX_BODY>))
 }
@@ -43,29 +54,64 @@ pub(super) struct Tokens {
     token_type: &'static str,
     /// Seconds until the access token ends.
     expires_in: i64,
-    /// Buys the next pair of tokens, once.
-    refresh_token: String,
-}
-
-/// E-mail and password.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"email": "ann@example.com", "password": "correct horse battery staple"}))]
-pub(super) struct EmailAndPassword {
-    /// The account's address.
-    email: String,
-    /// 8 to 128 characters.
-    #[schema(min_length = 8, max_length = 128)]
-    password: String,
+    /// Buys the next pair of tokens, once. Absent when it is in the cookie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<String>,
 }
 
 /// A refresh token.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"refresh_token": "as it came from login or refresh"}))]
 pub(super) struct RefreshTokenBody {
-    /// As it came from login or refresh.
-    refresh_token: String,
+    /// As it came from login or refresh. Without it, the cookie counts.
+    refresh_token: Option<String>,
+}
+
+/// A refresh token that a client sent.
+struct Presented {
+    token: String,
+    in_cookie: bool,
+}
+
+impl Presented {
+    /// From the body if it is there: then the browser's cookie does not matter, and nobody can have sent it for the client.
+    fn read(state: &AppState, headers: &HeaderMap, body: Option<Json<RefreshTokenBody>>) -> Result<Self> {
+        if let Some(token) = body.and_then(|Json(body)| body.refresh_token) {
+            return Ok(Self { token, in_cookie: false });
+        }
+        let missing = || Error::invalid("refresh_token", "is required, in the body or as the cookie");
+        let token = refresh_cookie(state, headers)?.ok_or_else(missing)?;
+        Ok(Self { token, in_cookie: true })
+    }
+}
+
+/// A session that goes on with a new refresh token.
+struct Issued {
+    user_id: Uuid,
+    session_id: Uuid,
+    role: String,
+    refresh_expires: DateTime<Utc>,
+}
+
+impl Issued {
+    /// The pair of tokens, the refresh token in the body or in the cookie.
+    fn answer(
+        self,
+        state: &AppState,
+        refresh: &RefreshSecret,
+        in_cookie: bool,
+    ) -> Result<(Option<SetCookie>, Json<Tokens>)> {
+        let access =
+            state.keyring.sign(self.user_id, self.session_id, &self.role).map_err(Error::internal)?;
+        let lives = (self.refresh_expires - state.clock.now()).num_seconds();
+        let tokens = Tokens {
+            access_token: access.token,
+            token_type: "Bearer",
+            expires_in: access.expires_in,
+            refresh_token: (!in_cookie).then(|| refresh.text()),
+        };
+        Ok((in_cookie.then(|| set_cookie(refresh, lives)), Json(tokens)))
+    }
 }
 
 /// Trims, composes (NFC) and lower-cases an address; the part before the @ is lower-cased too, because people do not know
@@ -99,31 +145,14 @@ pub(crate) fn pseudonym(state: &AppState, email: &str) -> String {
     hex(&context.sign().as_ref()[..16])
 }
 
-/// The pair of tokens for a session.
-fn tokens(
-    state: &AppState,
-    user_id: Uuid,
-    session_id: Uuid,
-    role: &str,
-    refresh: &RefreshSecret,
-) -> Result<Tokens> {
-    let access = state.keyring.sign(user_id, session_id, role).map_err(Error::internal)?;
-    Ok(Tokens {
-        access_token: access.token,
-        token_type: "Bearer",
-        expires_in: access.expires_in,
-        refresh_token: refresh.text(),
-    })
-}
-
 fn delta(duration: std::time::Duration) -> TimeDelta {
     TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }
 
-impl fmt::Debug for EmailAndPassword {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("EmailAndPassword")
-    }
+/// What every way to a wrong one-time token is answered.
+fn invalid_one_time_token() -> Error {
+    let detail = "The token is unknown, was used, or has expired: ask for a new mail.";
+    Error::forbidden("invalid_one_time_token", detail)
 }
 
 #[cfg(test)]

@@ -4,11 +4,11 @@
 //! means that it was stolen, and ends the session. Except within a short grace for the immediate parent while its child is
 //! unused: then an answer was lost or two tabs were quick, and the same child is given again.
 
-use axum::extract::State;
+use axum::{extract::State, http::HeaderMap, response::IntoResponse};
 use chrono::TimeDelta;
 use serde_json::json;
 
-use super::{RefreshTokenBody, Tokens, delta, tokens};
+use super::{Issued, Presented, RefreshTokenBody, Tokens, delta};
 use crate::{
     AppState, Error, Result,
     admission::Anonymous,
@@ -21,8 +21,8 @@ const GRACE: TimeDelta = TimeDelta::seconds(10);
 
 /// What the transaction found.
 enum Outcome {
-    /// The next pair of tokens.
-    Tokens(Tokens),
+    /// The session goes on with the child.
+    Exchanged(Issued),
     /// Unknown, expired, or of a session that ended.
     Invalid,
     /// Used before: the session was ended.
@@ -30,32 +30,43 @@ enum Outcome {
 }
 
 /// Exchanges a refresh token. Each works once.
-#[utoipa::path(post, path = "/v1/auth/refresh", tag = "auth", request_body = RefreshTokenBody,
-    responses((status = 200, body = Tokens), (status = 401, body = Problem), (status = 422, body = Problem),
-              (status = 429, body = Problem)))]
+///
+/// Without a body, the token is that of the cookie, and the next one comes as a cookie too.
+#[utoipa::path(post, path = "/v1/auth/refresh", tag = "auth",
+    request_body(content = Option<RefreshTokenBody>, example = json!({"refresh_token": "as it came from login or refresh"})),
+    responses((status = 200, body = Tokens), (status = 400, body = Problem), (status = 401, body = Problem),
+              (status = 403, body = Problem), (status = 422, body = Problem)))]
 pub(super) async fn refresh(
     State(state): State<AppState>,
     anonymous: Anonymous,
-    Json(body): Json<RefreshTokenBody>,
-) -> Result<Json<Tokens>> {
+    headers: HeaderMap,
+    body: Option<Json<RefreshTokenBody>>,
+) -> Result<impl IntoResponse> {
     anonymous.admit(&state.limiter.policies().refresh, &format!("ip:{}", anonymous.client.bucket())).await?;
-    let parent = RefreshSecret::parse(&body.refresh_token).ok_or_else(invalid)?;
+    let presented = Presented::read(&state, &headers, body)?;
+    let parent = RefreshSecret::parse(&presented.token).ok_or_else(invalid)?;
+    let child = parent.child(&state.config.auth.server_secret);
     // To the end: whoever reuses a token must not keep its session alive by leaving early.
-    state.to_the_end(rotate(state.clone(), anonymous, parent)).await.map(Json)
+    let session = state.to_the_end(rotate(state.clone(), anonymous, parent, child.clone())).await?;
+    session.answer(&state, &child, presented.in_cookie)
 }
 
 fn invalid() -> Error {
     Error::unauthorized("invalid_token", "The refresh token is invalid: log in again.")
 }
 
-async fn rotate(state: AppState, anonymous: Anonymous, parent: RefreshSecret) -> Result<Tokens> {
-    let child = parent.child(&state.config.auth.server_secret);
+async fn rotate(
+    state: AppState,
+    anonymous: Anonymous,
+    parent: RefreshSecret,
+    child: RefreshSecret,
+) -> Result<Issued> {
     let outcome = state
         .database
         .transaction("sessions.refresh", async |c| exchange(c, &state, &anonymous, &parent, &child).await)
         .await?;
     match outcome {
-        Outcome::Tokens(tokens) => Ok(tokens),
+        Outcome::Exchanged(session) => Ok(session),
         Outcome::Invalid => Err(invalid()),
         Outcome::Reused(session_id) => {
             tracing::warn!(%session_id, "a refresh token was used twice; the session was ended");
@@ -83,12 +94,9 @@ async fn exchange(
     if found.used_at.is_some() && !again {
         db::sessions::revoke(c, found.session_id, "refresh token used twice").await?;
         let event = db::audit::Event {
-            event: "refresh_reuse",
-            user_id: Some(found.user_id),
             session_id: Some(found.session_id),
-            ip: Some(anonymous.client.0),
-            request_id: Some(&anonymous.request_id),
             detail: json!({ "seconds_since_first_use": found.used_at.map(|used| (now - used).num_seconds()) }),
+            ..anonymous.event("refresh_reuse", found.user_id)
         };
         db::audit::insert(c, &event).await?;
         return Ok(Outcome::Reused(found.session_id));
@@ -97,5 +105,10 @@ async fn exchange(
     let expires = found.session_expires_at.min(now + delta(state.config.auth.refresh_token_ttl));
     db::sessions::insert_refresh_token(c, &child.hash(), found.session_id, Some(&parent.hash()), expires)
         .await?;
-    Ok(Outcome::Tokens(tokens(state, found.user_id, found.session_id, &found.role, child)?))
+    Ok(Outcome::Exchanged(Issued {
+        user_id: found.user_id,
+        session_id: found.session_id,
+        role: found.role,
+        refresh_expires: expires,
+    }))
 }

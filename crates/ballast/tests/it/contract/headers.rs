@@ -117,7 +117,7 @@ async fn answers_without_the_database_have_their_headers_too() {
     let (postgres, url) = FaultProxy::in_front_of(database.url()).await;
     let app = TestApp::with(&[&ROOMY[..], &[("DATABASE_URL", &url)]].concat()).await;
     let (user, anonymous) = (app.user().await, app.anonymous());
-    let world = World { admin: user.clone(), app, user, anonymous };
+    let world = World { admin: user.clone(), leaver: user.clone(), app, user, anonymous };
     postgres.set(Mode::Refuse);
     let mut book = Book::default();
     for operation in Operation::all() {
@@ -141,7 +141,7 @@ async fn answers_beyond_the_limit_have_their_headers_too() {
     let strict: Vec<(&str, &str)> = limits.iter().map(|name| (name.as_str(), "1/1h")).collect();
     let app = app.replica_with(&strict);
     let (user, admin) = (user.at(&app), admin.at(&app));
-    let world = World { anonymous: app.anonymous(), app, user, admin };
+    let world = World { anonymous: app.anonymous(), leaver: user.clone(), app, user, admin };
     let mut book = Book::default();
     for operation in Operation::all() {
         let who = world.who_may(operation);

@@ -21,11 +21,12 @@ use serde_json::Value;
 use crate::support::{Answer, Operation, Persona, TestApp};
 
 /// Limits that are not met by asking everything of every route.
-const ROOMY: [(&str, &str); 8] = [
+const ROOMY: [(&str, &str); 9] = [
     ("RATE_LIMIT_GLOBAL", "1000000/15m"),
     ("RATE_LIMIT_LOGIN", "100000/15m"),
     ("RATE_LIMIT_REFRESH", "100000/15m"),
     ("RATE_LIMIT_SIGNUP", "100000/1h"),
+    ("RATE_LIMIT_ACCOUNT_MAIL", "100000/1h"),
     ("RATE_LIMIT_AI_REQUESTS", "100000/1m"),
     ("RATE_LIMIT_AI_TOKENS", "1000000000/1m"),
     ("RATE_LIMIT_AI_TOKENS_DAILY", "1000000000/1d"),
@@ -41,14 +42,18 @@ struct World {
     user: Persona,
     admin: Persona,
     anonymous: Persona,
+    /// Somebody whose sessions may all end.
+    leaver: Persona,
 }
 
 impl World {
     async fn start() -> Self {
         let app = TestApp::with(&ROOMY).await;
-        let (user, admin) = (app.user().await, app.admin().await);
+        let (user, admin, leaver) = (app.user().await, app.admin().await, app.user().await);
+        // One to end: the first that is listed, because it is the newest.
+        app.session_of(&user).await;
         let anonymous = app.anonymous();
-        Self { app, user, admin, anonymous }
+        Self { app, user, admin, anonymous, leaver }
     }
 
     /// Somebody who may call this operation.
@@ -56,6 +61,7 @@ impl World {
         match operation {
             _ if operation.is_public() => &self.anonymous,
             _ if operation.is_for_admins() => &self.admin,
+            _ if operation.path == "/v1/auth/logout-all" => &self.leaver,
             _ => &self.user,
         }
     }

@@ -22,9 +22,11 @@ const RESOURCES: &[(&str, Behind)] = &[
     ("/v1/api-keys/", Owned("POST /v1/api-keys", "/id")),
     ("/v1/jobs/", Owned("POST /v1/jobs", "/id")),
     ("/v1/admin/jobs/", Owned("POST /v1/jobs", "/id")),
+    ("/v1/sessions/", Owned("GET /v1/sessions", "/data/0/id")),
     ("/v1/admin/api-keys/", Owned("POST /v1/api-keys", "/id")),
     // The operators'.
     ("/v1/admin/limits/", Shared),
+    ("/v1/admin/invitations/", Shared),
     ("/v1/admin/queues/", Shared),
     ("/v1/credentials/", Owned("POST /v1/credentials", "/id")),
     ("/v1/webhook-endpoints/", Owned("POST /v1/webhook-endpoints", "/id")),

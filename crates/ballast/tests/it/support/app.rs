@@ -154,9 +154,10 @@ impl TestApp {
         let mut c = self.database.pool().acquire().await.unwrap();
         let user_id = db::users::find_by_email(&mut c, &user.email).await.unwrap().unwrap().id;
         let (id, refresh) = (Uuid::now_v7(), RefreshSecret::generate().unwrap());
-        let expires_at = self.clock.now() + TimeDelta::days(30);
+        let created_at = self.clock.now();
+        let expires_at = created_at + TimeDelta::days(30);
         let ip = [127, 0, 0, 1].into();
-        let new = db::sessions::NewSession { id, user_id, expires_at, user_agent: None, ip };
+        let new = db::sessions::NewSession { id, user_id, created_at, expires_at, user_agent: None, ip };
         db::sessions::insert(&mut c, &new).await.unwrap();
         db::sessions::insert_refresh_token(&mut c, &refresh.hash(), id, None, expires_at).await.unwrap();
         let access = self.state.keyring.sign(user_id, id, "user").unwrap();

@@ -1,0 +1,51 @@
+//! `POST /v1/auth/password/forgot`: a way back for who forgot the password.
+
+use axum::{extract::State, http::StatusCode, response::IntoResponse};
+use job_specs::AccountMail;
+use jobs::EnqueueOptions;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{normalize_email, pseudonym};
+use crate::{AppState, Error, Result, admission::Anonymous, error::Problem, extract::Json};
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"email": "ann@example.com"}))]
+pub(super) struct ForgotPassword {
+    /// The account's address.
+    email: String,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct OnItsWay {
+    /// Always the same.
+    message: &'static str,
+}
+
+/// Mails a token to set a new password, if there is an account with this address. The same answer, in the same time, if not:
+/// whether there is one is only looked up later, by a job.
+#[utoipa::path(post, path = "/v1/auth/password/forgot", tag = "auth", request_body = ForgotPassword,
+    responses((status = 202, body = OnItsWay), (status = 400, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn forgot_password(
+    State(state): State<AppState>,
+    anonymous: Anonymous,
+    Json(body): Json<ForgotPassword>,
+) -> Result<impl IntoResponse> {
+    let email = normalize_email(&body.email)?;
+    let subject = format!("{}:{}", anonymous.client.bucket(), pseudonym(&state, &email));
+    anonymous.admit(&state.limiter.policies().account_mail, &subject).await?;
+    let mail = AccountMail::ResetPassword {
+        email,
+        ip: anonymous.client.0,
+        request_id: anonymous.request_id.as_ref().to_owned(),
+    };
+    state
+        .database
+        .transaction::<_, Error>("jobs.enqueue", async |c| {
+            Ok(jobs::enqueue(c, &mail, EnqueueOptions::default()).await?)
+        })
+        .await?;
+    let message = "If there is an account with this address, a mail is on its way to it.";
+    Ok((StatusCode::ACCEPTED, Json(OnItsWay { message })))
+}
