@@ -1,7 +1,11 @@
 //! `cargo xtask bench`: figures beside their yardstick, in one run, on services of their own.
 
+mod api;
 mod jobs;
+mod load;
+mod nginx;
 mod proxy;
+mod stand;
 
 use std::process::ExitCode;
 
@@ -10,6 +14,8 @@ use clap::Subcommand;
 
 const EXAMPLES: &str = "\
 Examples:
+  cargo xtask bench api                    CPU per request, beside nginx
+  cargo xtask bench api --requests 200000 --connections 10
   cargo xtask bench proxy                  what the API adds to the first token
   cargo xtask bench proxy --requests 2000
   cargo xtask bench jobs                   the queue beside graphile_worker
@@ -24,6 +30,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// CPU per request of the API without and with authentication, limits and log, beside nginx with a fixed answer
+    Api(api::Args),
     /// Time to first token through the API, beside a direct connection to the engine; memory of the idle API
     Proxy(proxy::Args),
     /// The job queue beside graphile_worker: draining, pick-up, a large backlog, enqueueing, idling
@@ -32,6 +40,7 @@ enum What {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
+        What::Api(args) => api::run(args),
         What::Proxy(args) => proxy::run(args),
         What::Jobs(args) => jobs::run(args),
     }

@@ -4,20 +4,16 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use devstack::Install;
-use devstack::project::Project;
 
-use crate::smoke::Demo;
-use crate::throwaway::Throwaway;
+use super::stand::Stand;
+use crate::interrupts;
 use crate::ui::{self, Ui};
-use crate::{cargo, http, interrupts};
 
 const WARM_UP: usize = 50;
-const START: Duration = Duration::from_secs(20);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -29,80 +25,19 @@ pub(crate) struct Args {
     profile: String,
 }
 
-/// A child that is ended with this command.
-struct Role(Child);
-
-impl Drop for Role {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     interrupts::listen(false)?;
     let ui = Ui::new();
-    let project = Project::find()?;
-    ui.step(&format!("building ballast with the profile {}", args.profile));
-    cargo::run_ok(cargo::cargo(&project).args([
-        "build",
-        "--package",
-        "ballast",
-        "--profile",
-        &args.profile,
-    ]))?;
-    let binary = cargo::target_dir()?.join(&args.profile).join("ballast");
-    let throwaway = Throwaway::start(&project, Install::Ask, &ui)?;
-    let (engine_port, api_port) = (devstack::ports::free_port(None)?, devstack::ports::free_port(None)?);
-    let engine_url = format!("http://127.0.0.1:{engine_port}/v1");
-    let vars = [
-        ("DATABASE_URL", throwaway.services.postgres.url.as_str()),
-        ("REDIS_URL", throwaway.services.redis.url.as_str()),
-        ("ENGINE_URL", &engine_url),
-        ("HOST", "127.0.0.1"),
-        ("PORT", &api_port.to_string()),
-        ("LOG_FORMAT", "json"),
-        // The limits are looked at for every request, and must not end the benchmark.
-        ("RATE_LIMIT_GLOBAL", "1000000/1m"),
-        ("RATE_LIMIT_AI_REQUESTS", "1000000/1m"),
-        ("RATE_LIMIT_AI_TOKENS", "1000000000/1m"),
-        ("RATE_LIMIT_AI_TOKENS_DAILY", "1000000000/1d"),
-    ];
-    let command = |arguments: &[&str]| {
-        let mut command = Command::new(&binary);
-        command.args(arguments).env_clear().envs(vars.iter().copied()).stderr(Stdio::null());
-        command
-    };
-    let sim = [
-        "engine-sim",
-        "--port",
-        &engine_port.to_string(),
-        "--first-token-ms",
-        "0",
-        "--token-interval-ms",
-        "0",
-        "--tokens",
-        "20",
-    ];
-    let start = |arguments: &[&str]| -> Result<Role> {
-        let child = command(arguments).stdout(Stdio::null()).spawn();
-        Ok(Role(child.with_context(|| format!("cannot start {}", binary.display()))?))
-    };
-    let migrated = command(&["migrate", "up"]).stdout(Stdio::null()).status()?;
-    ensure!(migrated.success(), "the migrations failed");
-    let seeded = command(&["seed", "--json"]).output()?;
-    let demo = Demo::parse(&String::from_utf8_lossy(&seeded.stdout)).context("seed printed no account")?;
-    let _engine = start(&sim)?;
-    let api = start(&["api"])?;
-    wait_ready(api_port)?;
+    let stand = Stand::start(&args.profile, &ui)?;
+    let (engine_port, api_port) = (stand.engine_port, stand.api_port);
     std::thread::sleep(Duration::from_secs(1));
-    let idle = resident_kib(api.0.id());
+    let idle = resident_kib(stand.api.id());
 
     ui.step(&format!("{} requests each way, in turn", args.requests));
     let (mut direct, mut proxied) = (Vec::new(), Vec::new());
     for i in 0..WARM_UP + args.requests {
         interrupts::check()?;
-        let (one, other) = (first_token(engine_port, "")?, first_token(api_port, &demo.api_key)?);
+        let (one, other) = (first_token(engine_port, "")?, first_token(api_port, &stand.demo.api_key)?);
         if i >= WARM_UP {
             direct.push(one);
             proxied.push(other);
@@ -129,15 +64,6 @@ fn row(name: &str, one: &str, other: &str, added: &str) -> String {
 
 fn us(d: Duration) -> String {
     format!("{} us", d.as_micros())
-}
-
-fn wait_ready(port: u16) -> Result<()> {
-    let until = Instant::now() + START;
-    while !http::get(port, "/readyz").is_ok_and(|answer| answer.status == 200) {
-        ensure!(Instant::now() < until, "the API was not ready within {START:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
 }
 
 /// From the request's last byte to the first event's first.
