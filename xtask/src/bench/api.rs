@@ -23,8 +23,8 @@ Examples:
   cargo xtask bench api --requests 200000  finer, and longer: CPU is counted in steps of 10 ms
   cargo xtask bench api --connections 1    without the savings of handling several at once
 
-The CPU is that of the server's processes, in the program and in the kernel; the load's is not counted, and neither is that
-of Redis. Requests per second are those of a machine that makes the load itself.";
+The CPU is that of the server's processes, in the program and in the kernel. That of the load
+and of Redis is not counted. Requests per second: the machine makes the load itself.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
