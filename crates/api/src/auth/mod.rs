@@ -4,6 +4,7 @@ mod api_key;
 mod cache;
 mod cookie;
 mod gate;
+mod guessable;
 mod keyring;
 mod password;
 #[cfg(test)]

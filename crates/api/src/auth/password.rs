@@ -15,6 +15,7 @@ use runtime::Lifecycle;
 use tokio::sync::Semaphore;
 use unicode_normalization::UnicodeNormalization as _;
 
+use super::guessable::is_guessable;
 use crate::{Error, Result};
 
 const MEMORY_KIB: u32 = 19 * 1024;
@@ -25,6 +26,7 @@ const HASH: usize = 32;
 /// Characters, after composition.
 const LENGTH: std::ops::RangeInclusive<usize> = 8..=128;
 const WRONG_LENGTH: &str = "must have 8 to 128 characters";
+const TOO_COMMON: &str = "is one of the first that are guessed: choose one that is not in common use and not made of your address or of this service's name, such as four random words";
 /// How long a request waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -50,13 +52,17 @@ impl Passwords {
         Ok(Self { turns: Arc::new(Semaphore::new(concurrency)), memories: Arc::default(), lifecycle, dummy })
     }
 
-    /// Checks a new password by the rules of NIST SP 800-63B, section 5.1.1.2: 8 to 128 characters, no other demands; NFC.
-    pub fn normalize(field: &'static str, password: &str) -> Result<String> {
+    /// Checks a password that somebody chooses by the rules of NIST SP 800-63B, section 5.1.1.2: 8 to 128 characters, none of
+    /// the first guesses for the account with this (normalised) address, no other demands; NFC.
+    pub fn normalize(field: &'static str, password: &str, email: &str) -> Result<String> {
         let normalized: String = password.nfc().collect();
         if !LENGTH.contains(&normalized.chars().count()) {
             return Err(Error::invalid(field, WRONG_LENGTH));
         }
         refuse_nul(field, &normalized)?;
+        if is_guessable(&normalized, email) {
+            return Err(Error::invalid(field, TOO_COMMON).with_code("password_too_common"));
+        }
         Ok(normalized)
     }
 

@@ -104,8 +104,8 @@ impl UserCommand {
 async fn create(database: &Database, email: &str, admin: bool, from_stdin: bool) -> anyhow::Result<()> {
     let email = normalize(email)?;
     let password = if from_stdin { read_password()? } else { random_password()? };
-    let normalized =
-        Passwords::normalize("password", &password).map_err(|e| anyhow!("{}", e.detail().to_owned()))?;
+    let normalized = Passwords::normalize("password", &password, &email)
+        .map_err(|e| anyhow!("{}", e.detail().to_owned()))?;
     let hash = hash_password(&normalized)?;
     let (id, role) = (Uuid::now_v7(), if admin { "admin" } else { "user" });
     let made = database

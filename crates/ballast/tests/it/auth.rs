@@ -57,6 +57,44 @@ async fn wrong_password_unknown_and_disabled_users_are_refused_in_the_same_words
 }
 
 #[tokio::test]
+async fn a_failed_login_is_a_security_event() {
+    let app = TestApp::with(&[("RATE_LIMIT_LOGIN", "3/1h")]).await;
+    let (admin, user) = (app.admin().await, app.user().await);
+    let id = user.get("/v1/me").await.expect(200).json()["id"].clone();
+    let stranger = app.anonymous();
+    let guess = async |email: &str| {
+        let body = json!({ "email": email, "password": "a wrong guess" });
+        stranger.post("/v1/auth/login", body).await
+    };
+    let mut request_ids = Vec::new();
+    for email in [user.email.as_str(), "nobody@example.com"] {
+        let answer = guess(email).await.problem(401, "invalid_credentials");
+        request_ids.push(answer.header("x-request-id").to_owned());
+    }
+    let failed = async || admin.get("/v1/admin/audit?event=login_failed").await.expect(200);
+    let shown = failed().await;
+    assert!(!shown.text.contains("guess") && !shown.text.contains("example.com"), "{}", shown.text);
+    let events = shown.json()["data"].clone();
+    let [unknown, known] = events.as_array().unwrap().as_slice() else { panic!("two: {events}") };
+    assert_eq!((&known["user_id"], &unknown["user_id"]), (&id, &Value::Null));
+    assert_eq!(known["detail"]["reason"], "wrong password");
+    assert_eq!(unknown["detail"]["reason"], "unknown account");
+    assert_ne!(known["detail"]["account"], unknown["detail"]["account"]);
+    for (event, request_id) in [(known, &request_ids[0]), (unknown, &request_ids[1])] {
+        assert_eq!((event["request_id"].as_str(), &event["ip"]), (Some(&**request_id), &json!("127.0.0.1")));
+    }
+
+    // No more than the limit lets through, and none for who gets in.
+    for _ in 0..5 {
+        guess("nobody@example.com").await;
+    }
+    guess("nobody@example.com").await.problem(429, "rate_limited");
+    app.log_in(&user.email).await;
+    let events = failed().await.json()["data"].as_array().unwrap().len();
+    assert_eq!(events, 4, "three of nobody, one of somebody");
+}
+
+#[tokio::test]
 async fn no_body_whatever_makes_a_5xx() {
     let app = TestApp::start().await;
     let deep = "[".repeat(10_000);

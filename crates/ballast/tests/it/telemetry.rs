@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use test_support::{TestDatabase, test_redis};
 
-use crate::support::{Collector, Process, eventually, free_port};
+use crate::support::{Collector, Process, TestApp, eventually, free_port, metric, ready};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 const CANARY: &str = "canary-5b1f-secret";
@@ -135,4 +135,39 @@ async fn a_sentry_that_answers_nothing_delays_neither_requests_nor_the_end() {
     let (status, took) = api.wait(S(10)).await;
     assert!(status.success() && took < S(5), "{took:?}");
     held.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worker_counts_users_and_living_sessions() {
+    let app = TestApp::start().await;
+    let (user, left, disabled) = (app.user().await, app.user().await, app.user().await);
+    app.log_in(&user.email).await;
+    left.logout(&left.refresh_token).await.expect(204);
+    let disable = async |c: &mut _| {
+        let found = db::users::find_by_email(c, &disabled.email).await?.expect("it was made just now");
+        db::users::disable(c, found.id).await
+    };
+    app.state.database.call::<_, db::Error>("test", disable).await.unwrap();
+
+    let port = free_port();
+    let port_text = port.to_string();
+    let vars = [
+        ("PORT", port_text.as_str()),
+        ("HOST", "127.0.0.1"),
+        ("DATABASE_URL", app.database.url()),
+        ("REDIS_URL", app.redis.url.as_str()),
+        ("REDIS_KEY_PREFIX", app.redis.prefix.as_str()),
+    ];
+    let _worker = Process::start(&["worker"], &vars);
+    ready(port).await;
+    let wanted = [
+        ("users", r#"state="enabled""#, 2.0),
+        ("users", r#"state="disabled""#, 1.0),
+        ("sessions_active", "", 2.0),
+        ("users_active", "", 1.0),
+    ];
+    eventually("the first count", S(20), async || metric(port, "users", "").await > 0.0).await;
+    for (name, labels, value) in wanted {
+        assert_eq!(metric(port, name, labels).await, value, "{name} {labels}");
+    }
 }

@@ -55,6 +55,8 @@ async fn an_operator_makes_accounts_that_log_in_with_a_password_that_was_never_a
         ("root@example.com", PASSWORD, "already"),
         ("new@example.com", "short", "8 to 128"),
         ("new@example.com", "", "no password"),
+        ("new@example.com", "Iloveyou!", "first that are guessed"),
+        ("ann.smith@example.com", "Ann.Smith1", "first that are guessed"),
         ("not an address", PASSWORD, "not an e-mail address"),
     ] {
         let (code, text) = create_with_password(&app, email, password);

@@ -30,6 +30,8 @@ pub(super) struct ChangePassword {
 }
 
 /// Changes your password and ends all your other sessions. API keys stay.
+///
+/// A password that is one of the first to be guessed is refused with the code `password_too_common`.
 #[utoipa::path(post, path = "/v1/auth/password", tag = "auth", security(("bearer" = [])), request_body = ChangePassword,
     responses((status = 204), (status = 400, body = Problem), (status = 401, body = Problem),
               (status = 403, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
@@ -46,9 +48,15 @@ pub(super) async fn change_password(
         })
         .await?;
     let session_id = caller.require_live_session(&state).await?;
-    let new = Passwords::normalize("new_password", &body.new_password)?;
-    let find = async |c: &mut _| db::users::password_hash(c, caller.user_id).await;
-    let old_hash = state.database.call("users.password_hash", find).await?;
+    let (user, old_hash) = state
+        .database
+        .call::<_, db::Error>("users.password_hash", async |c| {
+            let user = db::users::find(c, caller.user_id).await?;
+            Ok((user, db::users::password_hash(c, caller.user_id).await?))
+        })
+        .await?;
+    let email = user.map(|u| u.email).unwrap_or_default();
+    let new = Passwords::normalize("new_password", &body.new_password, &email)?;
     let matches =
         state.passwords.verify("current_password", &body.current_password, old_hash.clone()).await?;
     let Some(old_hash) = old_hash.filter(|_| matches) else {

@@ -7,6 +7,7 @@ use axum::{
 };
 use db::sessions::NewSession;
 use serde::Deserialize;
+use serde_json::json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -56,14 +57,44 @@ pub(super) async fn login(
         state.database.call("users.credentials", async |c| db::users::credentials(c, &email).await).await?;
     let hash = found.as_ref().map(|f| f.password_hash.clone());
     let matches = state.passwords.verify("password", &body.password, hash).await?;
-    let refused = || {
-        tracing::info!(account, "login refused");
-        Error::unauthorized("invalid_credentials", "E-mail address or password is wrong.")
-    };
-    let user = found.filter(|f| matches && !f.disabled).ok_or_else(refused)?;
     let refresh = RefreshSecret::generate().map_err(Error::internal)?;
-    let session = begin_session(&state, &anonymous, &headers, &user, &refresh).await?.ok_or_else(refused)?;
-    session.answer(&state, &refresh, body.cookie)
+    let session = match &found {
+        Some(user) if matches && !user.disabled => {
+            begin_session(&state, &anonymous, &headers, user, &refresh).await?
+        }
+        _ => None,
+    };
+    match session {
+        Some(session) => session.answer(&state, &refresh, body.cookie),
+        None => Err(refuse(&state, &anonymous, &account, found.as_ref(), matches).await?),
+    }
+}
+
+/// Notes why, and says the same whatever it was. The event is written for unknown accounts too: it takes time.
+async fn refuse(
+    state: &AppState,
+    anonymous: &Anonymous,
+    account: &str,
+    found: Option<&db::users::Credentials>,
+    matches: bool,
+) -> Result<Error> {
+    let reason = match found {
+        None => "unknown account",
+        Some(_) if !matches => "wrong password",
+        Some(user) if user.disabled => "disabled account",
+        Some(_) => "changed meanwhile",
+    };
+    tracing::info!(account, "login refused");
+    let event = db::audit::Event {
+        event: "login_failed",
+        user_id: found.map(|f| f.user_id),
+        ip: Some(anonymous.client.0),
+        request_id: Some(&anonymous.request_id),
+        detail: json!({ "reason": reason, "account": account }),
+        ..Default::default()
+    };
+    state.database.call("audit.insert", async |c| db::audit::insert(c, &event).await).await?;
+    Ok(Error::unauthorized("invalid_credentials", "E-mail address or password is wrong."))
 }
 
 /// Stores the session; `None` when the password was changed, or the account disabled, while we compared.

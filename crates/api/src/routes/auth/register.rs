@@ -34,6 +34,8 @@ pub(super) struct Registered {
 
 /// Makes an account, where sign-up is open, or with an invitation. Log in afterwards.
 ///
+/// A password that is one of the first to be guessed is refused with the code `password_too_common`.
+///
 /// A mail asks to confirm the address. Whoever brings an invitation has done that: it came to that address.
 #[utoipa::path(post, path = "/v1/auth/register", tag = "auth", request_body = Registration,
     responses((status = 201, body = Registered), (status = 400, body = Problem), (status = 403, body = Problem),
@@ -46,7 +48,7 @@ pub(super) async fn register(
     anonymous.admit(&state.limiter.policies().signup, &format!("ip:{}", anonymous.client.bucket())).await?;
     let invitation = may_register(state.config.auth.signup, body.invitation_token.as_deref())?;
     let email = normalize_email(&body.email)?;
-    let password = Passwords::normalize("password", &body.password)?;
+    let password = Passwords::normalize("password", &body.password, &email)?;
     if let Some(token) = &invitation {
         // Before the hashing, which is dear; it is used in the transaction.
         let (hash, now) = (token.hash(), state.clock.now());

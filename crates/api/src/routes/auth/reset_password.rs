@@ -31,6 +31,8 @@ pub(super) struct ResetPassword {
 }
 
 /// Sets a new password with the token that was mailed, and ends all sessions. Each token works once. API keys stay.
+///
+/// A password that is one of the first to be guessed is refused with the code `password_too_common`; the token still works.
 #[utoipa::path(post, path = "/v1/auth/password/reset", tag = "auth", request_body = ResetPassword,
     responses((status = 204), (status = 403, body = Problem), (status = 422, body = Problem)))]
 pub(super) async fn reset_password(
@@ -38,13 +40,14 @@ pub(super) async fn reset_password(
     anonymous: Anonymous,
     Json(body): Json<ResetPassword>,
 ) -> Result<StatusCode> {
-    anonymous.admit(&state.limiter.policies().refresh, &format!("ip:{}", anonymous.client.bucket())).await?;
-    let password = Passwords::normalize("password", &body.password)?;
+    anonymous.admit(&state.limiter.policies().refresh, &anonymous.client.subject()).await?;
     let token = OneTimeToken::parse(&body.token).ok_or_else(invalid_one_time_token)?;
     let (hash, now) = (token.hash(), state.clock.now());
     let find = async |c: &mut _| one_time_tokens::find(c, Purpose::ResetPassword, &hash, now).await;
     let found = state.database.call("one_time_tokens.find", find).await?;
-    let user_id = found.and_then(|t| t.user_id).ok_or_else(invalid_one_time_token)?;
+    let found = found.and_then(|t| Some((t.user_id?, t.email.unwrap_or_default())));
+    let (user_id, email) = found.ok_or_else(invalid_one_time_token)?;
+    let password = Passwords::normalize("password", &body.password, &email)?;
     // Only now: hashing is dear, and a stranger must not get it for nothing.
     let password_hash = state.passwords.hash(password).await?;
     state.to_the_end(set_and_end_sessions(state.clone(), anonymous, user_id, hash, password_hash)).await?;

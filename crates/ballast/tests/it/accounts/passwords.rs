@@ -146,6 +146,41 @@ async fn the_rules_of_passwords_hold_wherever_one_is_set() {
 }
 
 #[tokio::test]
+async fn a_common_password_is_refused_where_one_is_chosen() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let token = reset_token(&app, &user.email).await;
+    let name = user.email.split_once('@').unwrap().0;
+    for (email, guess) in [
+        ("new@example.com", "password1"),
+        ("new@example.com", "ILoveYou!"),
+        ("new@example.com", "Ballast2026!"),
+        ("neighbour@example.com", "Neighbour1"),
+        ("new@example.com", "NEW@example.com"),
+    ] {
+        let body = json!({ "email": email, "password": guess });
+        let answer = app.anonymous().post("/v1/auth/register", body).await;
+        let problem = answer.problem(422, "password_too_common").json();
+        assert_eq!(problem["errors"][0]["field"], "password", "{guess}: {problem}");
+        assert!(problem["detail"].as_str().unwrap().contains("choose one"), "{guess}: {problem}");
+    }
+    for guess in ["password1", "Ballast2026!", &format!("{name}-{name}"), &user.email] {
+        reset(&app, &token, guess).await.problem(422, "password_too_common");
+        let problem = change(&user, PASSWORD, guess).await.problem(422, "password_too_common").json();
+        assert_eq!(problem["errors"][0]["field"], "new_password", "{guess}: {problem}");
+    }
+    assert_eq!(login(&app, &user.email, PASSWORD).await.0, 200, "nothing has changed");
+    reset(&app, &token, NEW).await.expect(204);
+
+    // Who has one since before logs in as ever.
+    let hash = api::auth::hash_password("password1").unwrap();
+    let weak = "weak@example.com";
+    let insert = async |c: &mut _| db::users::insert(c, uuid::Uuid::now_v7(), weak, &hash, "user").await;
+    app.state.database.call::<_, db::Error>("test", insert).await.unwrap();
+    assert_eq!(login(&app, weak, "password1").await.0, 200);
+}
+
+#[tokio::test]
 async fn a_changed_password_ends_the_other_sessions_and_not_this_one() {
     let app = TestApp::start().await;
     let replica = app.replica();
