@@ -168,6 +168,6 @@ async fn the_worker_counts_users_and_living_sessions() {
     ];
     eventually("the first count", S(20), async || metric(port, "users", "").await > 0.0).await;
     for (name, labels, value) in wanted {
-        assert_eq!(metric(port, name, labels).await, value, "{name} {labels}");
+        assert!((metric(port, name, labels).await - value).abs() < 0.5, "{name} {labels}");
     }
 }

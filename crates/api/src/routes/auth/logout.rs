@@ -27,7 +27,7 @@ pub(super) async fn logout(
     headers: HeaderMap,
     body: Option<Json<RefreshTokenBody>>,
 ) -> Result<impl IntoResponse> {
-    anonymous.admit(&state.limiter.policies().refresh, &format!("ip:{}", anonymous.client.bucket())).await?;
+    anonymous.admit(&state.limiter.policies().refresh, &anonymous.client.subject()).await?;
     let presented = Presented::read(&state, &headers, body)?;
     if let Some(token) = RefreshSecret::parse(&presented.token) {
         state.to_the_end(end_session(state.clone(), anonymous, token)).await?;

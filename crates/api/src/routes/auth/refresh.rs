@@ -42,7 +42,7 @@ pub(super) async fn refresh(
     headers: HeaderMap,
     body: Option<Json<RefreshTokenBody>>,
 ) -> Result<impl IntoResponse> {
-    anonymous.admit(&state.limiter.policies().refresh, &format!("ip:{}", anonymous.client.bucket())).await?;
+    anonymous.admit(&state.limiter.policies().refresh, &anonymous.client.subject()).await?;
     let presented = Presented::read(&state, &headers, body)?;
     let parent = RefreshSecret::parse(&presented.token).ok_or_else(invalid)?;
     let child = parent.child(&state.config.auth.server_secret);

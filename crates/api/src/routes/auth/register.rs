@@ -45,7 +45,7 @@ pub(super) async fn register(
     anonymous: Anonymous,
     Json(body): Json<Registration>,
 ) -> Result<impl IntoResponse> {
-    anonymous.admit(&state.limiter.policies().signup, &format!("ip:{}", anonymous.client.bucket())).await?;
+    anonymous.admit(&state.limiter.policies().signup, &anonymous.client.subject()).await?;
     let invitation = may_register(state.config.auth.signup, body.invitation_token.as_deref())?;
     let email = normalize_email(&body.email)?;
     let password = Passwords::normalize("password", &body.password, &email)?;

@@ -24,7 +24,7 @@ pub(super) async fn verify_email(
     anonymous: Anonymous,
     Json(body): Json<VerifyEmail>,
 ) -> Result<StatusCode> {
-    anonymous.admit(&state.limiter.policies().refresh, &format!("ip:{}", anonymous.client.bucket())).await?;
+    anonymous.admit(&state.limiter.policies().refresh, &anonymous.client.subject()).await?;
     let token = OneTimeToken::parse(&body.token).ok_or_else(invalid_one_time_token)?;
     let (hash, now) = (token.hash(), state.clock.now());
     state
