@@ -153,3 +153,9 @@ pub async fn latest(c: &mut PgConnection, endpoint_id: Uuid, limit: i64) -> Resu
     .await?;
     Ok(deliveries)
 }
+
+/// Deletes deliveries of events that happened before `before`. Returns how many.
+pub async fn delete_old(c: &mut PgConnection, before: DateTime<Utc>) -> Result<u64> {
+    let done = sqlx::query!("delete from webhook_delivery where created_at < $1", before).execute(c).await?;
+    Ok(done.rows_affected())
+}

@@ -1,5 +1,6 @@
 //! Webhooks that came in, each event once.
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use crate::Result;
@@ -39,4 +40,13 @@ pub async fn mark_processed(c: &mut PgConnection, source: &str, event_id: &str) 
     .execute(c)
     .await?;
     Ok(())
+}
+
+/// Deletes events that came before `before` and were acted upon. Returns how many.
+pub async fn delete_processed(c: &mut PgConnection, before: DateTime<Utc>) -> Result<u64> {
+    let done =
+        sqlx::query!("delete from webhook_event where received_at < $1 and processed_at is not null", before)
+            .execute(c)
+            .await?;
+    Ok(done.rows_affected())
 }

@@ -145,12 +145,39 @@ async fn keeping_partitions_and_cleaning_up_run_and_report() {
     let job = bench.run(Cleanup {}).await;
     assert_eq!(
         job.result,
-        Some(json!({"sessions": 0, "one_time_tokens": 0, "queue": 0})),
+        Some(json!({"sessions": 0, "one_time_tokens": 0, "webhooks": 0, "queue": 0})),
         "{:?}",
         job.errors
     );
     let job = bench.run(Heartbeat {}).await;
     assert_eq!(job.state, JobState::Completed);
+}
+
+#[tokio::test]
+async fn old_webhooks_are_deleted_and_those_that_wait_or_are_young_are_not() {
+    let mut bench = Bench::new().await;
+    let user = Uuid::new_v4();
+    let setup = format!(
+        "insert into users (id, email, password_hash) values ('{user}', 'a@example.com', '');
+         insert into webhook_event (source, event_id, body, received_at, processed_at) values
+             ('crm', 'old', '', now() - interval '31 days', now()), ('crm', 'young', '', now(), now()),
+             ('crm', 'waits', '', now() - interval '31 days', null);
+         insert into webhook_endpoint (id, user_id, url, key_id, sealed)
+             values ('{user}', '{user}', 'https://example.com', '', repeat('x', 29)::bytea);
+         insert into webhook_delivery (id, endpoint_id, event_type, body, created_at) values
+             (gen_random_uuid(), '{user}', 'old', '', now() - interval '31 days'),
+             (gen_random_uuid(), '{user}', 'young', '', now());"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(setup)).execute(&mut bench.conn).await.unwrap();
+    let job = bench.run(Cleanup {}).await;
+    assert_eq!(job.result.as_ref().unwrap()["webhooks"], 2, "{job:?}");
+    let left: Vec<String> = sqlx::query_scalar(
+        "select event_id from webhook_event union all select event_type from webhook_delivery order by 1",
+    )
+    .fetch_all(&mut bench.conn)
+    .await
+    .unwrap();
+    assert_eq!(left, ["waits", "young", "young"]);
 }
 
 fn mail() -> SendEmail {

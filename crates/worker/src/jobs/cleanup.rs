@@ -9,6 +9,8 @@ use crate::Context;
 
 /// Ended sessions are kept so long, so that the reuse of an old token is still recognised and told.
 const SESSIONS_KEPT: TimeDelta = TimeDelta::days(30);
+/// Longer than any sender sends an event again, and any delivery is tried.
+const WEBHOOKS_KEPT: TimeDelta = TimeDelta::days(30);
 
 /// Expired one-time tokens are kept so long, so that an operator can see what happened.
 const TOKENS_KEPT: TimeDelta = TimeDelta::days(7);
@@ -18,6 +20,7 @@ const TOKENS_KEPT: TimeDelta = TimeDelta::days(7);
 pub struct Deleted {
     sessions: u64,
     one_time_tokens: u64,
+    webhooks: u64,
     queue: u64,
 }
 
@@ -33,7 +36,13 @@ pub async fn run(context: Context, _: JobContext, _: Cleanup) -> Result<Deleted,
             db::one_time_tokens::delete_expired(c, tokens_before).await
         })
         .await?;
+    let before = now - WEBHOOKS_KEPT;
+    let delete = async |c: &mut db::PgConnection| -> db::Result<u64> {
+        let events = db::webhook_events::delete_processed(c, before).await?;
+        Ok(events + db::webhook_deliveries::delete_old(c, before).await?)
+    };
+    let webhooks = database.call("webhooks.delete_old", delete).await?;
     let queue = database.call("jobs.prune", async |c| Ok::<_, JobError>(jobs::prune(c).await?)).await?;
-    tracing::info!(sessions, one_time_tokens, queue, "cleaned up");
-    Ok(Deleted { sessions, one_time_tokens, queue })
+    tracing::info!(sessions, one_time_tokens, webhooks, queue, "cleaned up");
+    Ok(Deleted { sessions, one_time_tokens, webhooks, queue })
 }
