@@ -74,8 +74,7 @@ impl JobSpec for SendEmail {
 
 /// Makes a one-time token and mails it. The token is in no payload: the worker makes it, and stores its hash.
 ///
-/// Whoever enqueues it needs not know whether there is such an account; what is pointless when the job runs is not sent. A
-/// second one for the same account while the first one waits is a duplicate.
+/// Whoever enqueues it needs not know whether there is such an account; what is pointless when the job runs is not sent.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "purpose", rename_all = "snake_case")]
 pub enum AccountMail {
@@ -118,8 +117,13 @@ impl JobSpec for AccountMail {
     const MAX_ATTEMPTS: i16 = SendEmail::MAX_ATTEMPTS;
     const TIMEOUT: Duration = SendEmail::TIMEOUT;
 
+    /// While one waits, a second one is a duplicate. Not for forgotten passwords: there a stranger asks, and the time that
+    /// enqueueing takes would tell whether the job before had somebody to write to.
     fn unique(&self) -> Option<Unique> {
-        Some(Unique::by_fields(&["purpose", "user_id", "email", "invitation_id"]))
+        match self {
+            Self::VerifyEmail { .. } | Self::Invite { .. } => Some(Unique::by_args()),
+            Self::ResetPassword { .. } => None,
+        }
     }
 }
 

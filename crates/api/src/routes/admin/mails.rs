@@ -9,7 +9,9 @@ use utoipa::ToSchema;
 
 use crate::{AppState, Error, Result, admission::Admin, error::Problem, extract::Json};
 
-const MOST: u16 = 50;
+const MOST: usize = 50;
+/// Jobs that are looked through for them: many have nobody to write to.
+const JOBS: u16 = 200;
 
 #[derive(Serialize, ToSchema)]
 pub(super) struct Mails {
@@ -38,12 +40,12 @@ pub(super) async fn mails(State(state): State<AppState>, _: Admin) -> Result<Jso
     let filter = ListFilter {
         queue: Some(SendEmail::QUEUE.to_owned()),
         state: Some(JobState::Completed),
-        limit: MOST,
+        limit: JOBS,
         ..ListFilter::default()
     };
     let jobs =
         state.database.call("jobs.list", async |c| jobs::list(c, &filter).await.map_err(Error::from)).await?;
-    Ok(Json(Mails { data: jobs.into_iter().filter_map(mail).collect() }))
+    Ok(Json(Mails { data: jobs.into_iter().filter_map(mail).take(MOST).collect() }))
 }
 
 /// The worker leaves the message in the job's result, in development without a provider and never otherwise.
