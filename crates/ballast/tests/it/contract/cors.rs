@@ -78,7 +78,8 @@ async fn only_pages_of_listed_origins_read_answers_of_any_route_and_status() {
         let without = send(&anonymous, request(operation, &anonymous, &path)).await;
         assert_readable(&without, None, &format!("{operation} without an origin"));
     }
-    // The origins in full on a few answers of each kind.
+    // The origins in full on a few answers of each kind. By somebody who is still logged in.
+    let user = app.user().await;
     for (method, path, status) in [
         (Method::GET, "/v1/me", 200),
         (Method::GET, "/v1/jobs/0", 404),
