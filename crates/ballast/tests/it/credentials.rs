@@ -89,6 +89,8 @@ async fn a_credential_is_stored_tried_by_a_job_and_never_shown() {
 async fn a_provider_that_does_not_answer_is_asked_again_before_its_credential_is_called_failed() {
     let (_provider, app) = app().await;
     let user = app.user().await;
+    // Of the new account: the mail that confirms its address.
+    app.run_pending_jobs().await;
     store(&user, "mine", "nowhere", GOOD).await;
     let mut attempts = 0;
     while attempts < 4 {
