@@ -61,7 +61,8 @@ async fn behind_nginx_a_login_works_a_stream_arrives_token_by_token_and_only_ord
     let request = user.request(reqwest::Method::GET, "/openapi.json").header("accept-encoding", "gzip");
     let page = request.send().await.unwrap();
     assert_eq!(page.status(), 200);
-    assert_eq!((&page.headers()["content-encoding"], &page.headers()["vary"]), (&"gzip", &"Accept-Encoding"));
+    assert_eq!(page.headers()["content-encoding"], "gzip");
+    assert_eq!(page.headers()["vary"], "Accept-Encoding");
 }
 
 #[tokio::test(flavor = "multi_thread")]
