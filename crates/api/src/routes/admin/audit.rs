@@ -29,7 +29,7 @@ pub(super) struct Wanted {
     /// Not before this time.
     since: Option<DateTime<Utc>>,
     /// Older than the event with this id: `next` of the page before.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^[0-9]{1,18}$")]
     before: Option<i64>,
     /// At most so many, 1 to 200; without it 50.
     #[param(minimum = 1, maximum = 200)]

@@ -26,7 +26,7 @@ pub(super) struct Wanted {
     /// In this queue.
     queue: Option<String>,
     /// Older than the job with this id: `next` of the page before.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^[0-9]{1,18}$")]
     before: Option<JobId>,
     /// At most so many, 1 to 200; without it 50.
     #[param(minimum = 1, maximum = 200)]
