@@ -45,6 +45,8 @@ export default defineRailway((ctx) => {
     PUBLIC_URL: "https://${{api.RAILWAY_PUBLIC_DOMAIN}}",
     ENGINE_URL: preserve(),
     ENGINE_API_KEY: preserve(),
+    CHANNEL_ENCRYPTION_KEY: preserve(),
+    CREDENTIAL_PROVIDERS: preserve(),
     METRICS_TOKEN: preserve(),
     SENTRY_DSN: preserve(),
     OTEL_EXPORTER_OTLP_ENDPOINT: preserve(),
@@ -75,6 +77,8 @@ export default defineRailway((ctx) => {
       JWT_SIGNING_KEY: preserve(),
       JWT_VERIFY_KEYS: preserve(),
       SERVER_SECRET: preserve(),
+      STRIPE_WEBHOOK_SECRET: preserve(),
+      WEBHOOK_SECRETS: preserve(),
     },
   });
 
@@ -90,6 +94,7 @@ export default defineRailway((ctx) => {
     deploy: { ...restart, overlapSeconds: 0, drainingSeconds: 120 },
     env: {
       ...common,
+      APP_URL: preserve(),
       MAIL_FROM: preserve(),
       RESEND_API_KEY: preserve(),
     },
