@@ -48,6 +48,7 @@ export default defineRailway((ctx) => {
     CHANNEL_ENCRYPTION_KEY: preserve(),
     CREDENTIAL_PROVIDERS: preserve(),
     METRICS_TOKEN: preserve(),
+    RESEND_API_KEY: preserve(),
     SENTRY_DSN: preserve(),
     OTEL_EXPORTER_OTLP_ENDPOINT: preserve(),
     LOG_LEVEL: preserve(),
@@ -96,7 +97,6 @@ export default defineRailway((ctx) => {
       ...common,
       APP_URL: preserve(),
       MAIL_FROM: preserve(),
-      RESEND_API_KEY: preserve(),
     },
   });
 
