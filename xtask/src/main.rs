@@ -10,6 +10,7 @@
 mod abuse;
 mod bench;
 mod cargo;
+mod fuzz;
 mod http;
 mod image;
 mod interrupts;
@@ -49,6 +50,8 @@ enum Command {
     Bench(bench::Args),
     /// Run the cases of abuse that are too long for every change
     Abuse(abuse::Args),
+    /// Feed parsers with what a fuzzer makes up
+    Fuzz(fuzz::Args),
     /// Build the container image and try the compose stack
     Image(image::Args),
     /// Give the project another name: crate, program, images, documents
@@ -76,6 +79,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Prepare(args) => prepare::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Abuse(args) => abuse::run(args),
+        Command::Fuzz(args) => fuzz::run(args),
         Command::Image(args) => image::run(args),
         Command::Rename(args) => rename::run(args),
     }

@@ -100,6 +100,18 @@ fn ci_runs_on_every_change_and_a_newer_one_replaces_the_older() {
 }
 
 #[test]
+fn at_night_parsers_are_fuzzed_and_everything_runs_in_full() {
+    let nightly = yaml(".github/workflows/nightly.yml");
+    assert!(nightly["on"]["schedule"][0]["cron"].as_str().is_some());
+    let jobs = pairs(&nightly["jobs"]);
+    let scripts: String =
+        jobs.iter().flat_map(|(_, job)| steps(job)).filter_map(|s| s["run"].clone().into_string()).collect();
+    for command in ["cargo xtask fuzz", "cargo verify --full", "cargo deny"] {
+        assert!(scripts.contains(command), "{command}");
+    }
+}
+
+#[test]
 fn only_what_ci_passed_is_deployed() {
     let deploy = yaml(".github/workflows/deploy.yml");
     let trigger = &deploy["on"]["workflow_run"];
