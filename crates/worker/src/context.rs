@@ -18,6 +18,8 @@ pub struct Context {
     pub config: Arc<WorkerConfig>,
     /// For calls to other systems; has timeouts and follows no redirects.
     pub http: reqwest::Client,
+    /// AI engines.
+    pub engines: Arc<engine::Engines>,
     /// Sends e-mail.
     pub mailer: Mailer,
     /// Delivers webhooks to addresses that users gave.
@@ -37,12 +39,13 @@ pub struct OpenCredential {
 impl Context {
     /// The context of this configuration.
     pub fn new(database: Database, config: WorkerConfig, http: reqwest::Client) -> Self {
+        let engines = Arc::new(engine::Engines::from_config(&config.ai).expect("the configuration was read"));
         let mailer = Mailer::from_config(&config.mail, config.runtime.environment, http.clone());
         let sealing = SealingKeys::from_config(&config.credentials.keys);
         let sealing = Arc::new(sealing.expect("the configuration has one key at least, of 32 bytes"));
         let webhooks = webhooks::Client::new(webhooks::Rules::of(config.runtime.environment));
         let webhooks = webhooks.expect("TLS can be set up, as it was for the other client");
-        Self { database, config: Arc::new(config), http, mailer, webhooks, sealing }
+        Self { database, config: Arc::new(config), http, engines, mailer, webhooks, sealing }
     }
 
     /// Decrypts a secret that was sealed for this row and user.

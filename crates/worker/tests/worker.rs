@@ -36,7 +36,11 @@ impl Bench {
     async fn new() -> Self {
         runtime::install_crypto_provider();
         let database = TestDatabase::create().await;
-        let vars = MapVars::from([("DATABASE_URL", database.url()), ("REDIS_URL", "redis://localhost")]);
+        let vars = MapVars::from([
+            ("DATABASE_URL", database.url()),
+            ("REDIS_URL", "redis://localhost"),
+            ("ENGINE_URL", "http://127.0.0.1:1/v1"),
+        ]);
         let config = WorkerConfig::from_vars(&vars).unwrap();
         let db = Database::from_pool(database.pool().clone());
         let context = Context::new(db, config, http());
@@ -210,6 +214,7 @@ fn with_provider(bench: &mut Bench, url: reqwest::Url) {
     let vars = MapVars::from([
         ("DATABASE_URL", bench.database.url()),
         ("REDIS_URL", "redis://localhost"),
+        ("ENGINE_URL", "http://127.0.0.1:1/v1"),
         ("RESEND_API_KEY", "re_canary"),
     ]);
     let config = WorkerConfig::from_vars(&vars).unwrap();
@@ -331,6 +336,7 @@ async fn links_in_mails_lead_to_the_front_end_and_hold_the_token_behind_the_hash
     let vars = MapVars::from([
         ("DATABASE_URL", bench.database.url()),
         ("REDIS_URL", "redis://localhost"),
+        ("ENGINE_URL", "http://127.0.0.1:1/v1"),
         ("APP_URL", "https://app.example.com/"),
     ]);
     bench.context.config = WorkerConfig::from_vars(&vars).unwrap().into();

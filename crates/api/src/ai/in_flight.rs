@@ -10,14 +10,15 @@ use std::{
 };
 
 use db::usage::UsageEvent;
+use engine::{Asked, Usage};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{
-    Ai, Outcome, Protocol, engine::ENGINE, failure::Fault, request::Call, reservation::Reservation,
-    usage::Usage,
-};
+use super::{Ai, Outcome, Protocol, failure::Stop, request::Call, reservation::Reservation};
 use crate::admission::Caller;
+
+/// The engine of a request that reached none.
+const NO_ENGINE: &str = "none";
 
 /// A request to the engine that is not over. Ends as [`Outcome::ClientAbort`] when dropped without another word: the handler,
 /// or the answer's body, is dropped when the client leaves.
@@ -25,6 +26,7 @@ use crate::admission::Caller;
 pub(super) struct InFlight {
     ai: Ai,
     reservation: Reservation,
+    asked: Asked,
     protocol: Protocol,
     user_id: Uuid,
     api_key_id: Option<Uuid>,
@@ -45,6 +47,7 @@ impl InFlight {
         protocol: Protocol,
         caller: &Caller,
         call: &Call,
+        asked: Asked,
         reservation: Reservation,
         started: Instant,
     ) -> Self {
@@ -52,6 +55,7 @@ impl InFlight {
         Self {
             ai: ai.clone(),
             reservation,
+            asked,
             protocol,
             user_id: caller.user_id,
             api_key_id: caller.api_key_id,
@@ -109,13 +113,16 @@ impl InFlight {
         let took = self.started.elapsed();
         let first = self.first_event.map(|at| at.duration_since(self.started));
         let (used, estimated) = self.count(outcome);
+        let engine = self.asked.name();
+        let engine = engine.as_deref().unwrap_or(NO_ENGINE);
         self.reservation.used(used.prompt + used.completion);
         self.reservation.settle();
-        self.metrics(outcome, took, first, used);
+        self.metrics(engine, outcome, took, first, used);
         tracing::info!(
             request_id = %self.request_id,
             operation = self.protocol.operation(),
             model = %self.model,
+            engine,
             outcome = outcome.as_str(),
             prompt_tokens = used.prompt,
             completion_tokens = used.completion,
@@ -131,7 +138,7 @@ impl InFlight {
             request_id: self.request_id.to_string(),
             route: self.protocol.route().to_owned(),
             model: self.model.to_string(),
-            engine: ENGINE.to_owned(),
+            engine: engine.to_owned(),
             prompt_tokens: used.prompt as i64,
             completion_tokens: used.completion as i64,
             estimated,
@@ -147,12 +154,16 @@ impl InFlight {
     }
 
     /// It failed: as [`Self::end`], with the cause in the log.
-    pub(super) fn fail(&mut self, fault: &Fault) {
+    pub(super) fn fail(&mut self, stop: &Stop) {
         if !self.over {
-            fault.record();
-            tracing::warn!(request_id = %self.request_id, fault = %fault.code(), cause = fault.cause(), "ai request failed");
+            let mut cause = None;
+            if let Stop::Engine(fault) = stop {
+                fault.record();
+                cause = fault.cause();
+            }
+            tracing::warn!(request_id = %self.request_id, fault = %stop.code(), cause, "ai request failed");
         }
-        self.end(fault.outcome());
+        self.end(stop.outcome());
     }
 
     /// What it cost, and whether that is only our estimate.
@@ -170,11 +181,11 @@ impl InFlight {
 
     /// OpenTelemetry's names for generative AI clients, <https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/>,
     /// as Prometheus writes them. Never by user: that would be a time series each.
-    fn metrics(&self, outcome: Outcome, took: Duration, first: Option<Duration>, used: Usage) {
+    fn metrics(&self, engine: &str, outcome: Outcome, took: Duration, first: Option<Duration>, used: Usage) {
         let labels = [
             ("gen_ai_operation_name", self.protocol.operation().to_owned()),
             ("gen_ai_request_model", self.ai.models().label(&self.model, outcome == Outcome::Ok)),
-            ("engine", ENGINE.to_owned()),
+            ("engine", engine.to_owned()),
             ("outcome", outcome.as_str().to_owned()),
         ];
         metrics::histogram!("gen_ai_client_operation_duration_seconds", &labels).record(took);

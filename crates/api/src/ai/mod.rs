@@ -9,7 +9,7 @@
 //!
 //! - `proxy` is that way, for all routes; the files under `routes` say what differs.
 //! - `request` reads what must be known of the body, `reservation` is what is taken of the limits.
-//! - `engine` calls the engine; `failure` is everything that can go wrong and how it is told.
+//! - The crate `engine` calls the engine; `failure` is everything that can go wrong and how it is told.
 //! - `watch` sees every event of a stream pass and keeps its timers. Bytes are forwarded by reference count; there is no task
 //!   and no channel per stream.
 //! - `in_flight` is dropped when the request is over, whatever the reason. Dropping the body drops the engine's answer, which
@@ -18,8 +18,6 @@
 //! `docs/ai-proxy.md` has the tables of timeouts and faults.
 
 mod accounting;
-mod engine;
-mod engine_error;
 mod estimate;
 mod failure;
 mod headers;
@@ -29,19 +27,18 @@ mod request;
 mod reservation;
 mod routes;
 mod source;
-mod usage;
 mod watch;
 
 use std::sync::Arc;
 
 use config::AiConfig;
 use db::Database;
+use engine::Engines;
 use limits::Limiter;
 use runtime::{Clock, Lifecycle};
 
 use self::{
     accounting::Accounting,
-    engine::Engine,
     in_flight::{Models, OpenRequests},
 };
 
@@ -56,7 +53,7 @@ pub struct Ai {
 #[derive(Debug)]
 struct Inner {
     config: AiConfig,
-    engine: Arc<Engine>,
+    engines: Arc<Engines>,
     accounting: Accounting,
     database: Database,
     limiter: Limiter,
@@ -80,7 +77,7 @@ impl Ai {
     ) -> anyhow::Result<Self> {
         let inner = Inner {
             config: config.clone(),
-            engine: Arc::new(Engine::from_config(config)?),
+            engines: Arc::new(Engines::from_config(config)?),
             accounting: Accounting::new(database.clone(), lifecycle.clone()),
             database,
             limiter,
@@ -94,7 +91,7 @@ impl Ai {
 
     /// The health check of the engine: what is wrong with it, without addresses.
     pub async fn check(&self) -> Result<(), String> {
-        self.inner.engine.check().await
+        self.inner.engines.check().await
     }
 
     /// How many requests to the engine are open now.

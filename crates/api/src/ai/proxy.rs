@@ -3,10 +3,11 @@
 use axum::{
     body::Body,
     extract::Request,
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
 use bytes::Bytes;
+use engine::{Answer, Asked, Fault, Report, Want};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use runtime::Phase;
@@ -15,14 +16,12 @@ use tokio::time::Instant;
 
 use super::{
     Ai, Inner, Outcome, Protocol,
-    engine::{Answer, Want},
-    failure::{Failure, Fault},
+    failure::{Failure, Stop},
     headers,
     in_flight::InFlight,
     request::Call,
     reservation::{Reservation, renewal_interval},
     source::{Opening, Source},
-    usage::Report,
     watch::StreamWatch,
 };
 use crate::{Error, admission::Pending, body};
@@ -42,17 +41,19 @@ pub(super) async fn forward<'a>(
     let (parts, body) = request.into_parts();
     let body = read_body(&parts.headers, body, ai.inner.config.max_body_bytes).await?;
     let mut call = Call::parse(protocol, &body)?;
-    let request = admit(ai, protocol, pending, &call, started).await?;
+    let to_engine = engine::Request::post(path, std::mem::take(&mut call.body))
+        .model(&call.model)
+        .client_headers(&parts.headers);
+    let request = admit(ai, protocol, pending, &call, to_engine.asked(), started).await?;
+    let to_engine = to_engine.request_id(request.request_id());
     let want = match protocol {
         _ if call.stream => Want::Stream,
         Protocol::Passthrough if accepts_stream(&parts.headers) => Want::Stream,
         Protocol::Passthrough => Want::Either,
         _ => Want::Json,
     };
-    let engine = ai.inner.engine.clone();
-    let body = std::mem::take(&mut call.body);
-    let to_engine = engine.request(Method::POST, path, &parts.headers, request.request_id(), body);
-    let answering = async move { engine.call(to_engine, want).await };
+    let engines = ai.inner.engines.clone();
+    let answering = async move { engines.call(to_engine, want).await };
     if want == Want::Stream {
         streamed(ai, protocol, call.strip_usage, request, answering).await
     } else {
@@ -67,9 +68,8 @@ pub(super) async fn fetch<'a>(
     headers: &HeaderMap,
     request_id: &str,
 ) -> Result<Response, Failure> {
-    let engine = &ai.inner.engine;
-    let request = engine.request(Method::GET, path, headers, request_id, Bytes::new());
-    match engine.call(request, Want::Json).await? {
+    let request = engine::Request::get(path).client_headers(headers).request_id(request_id);
+    match ai.inner.engines.call(request, Want::Json).await? {
         Answer::Whole { content_type, body } => Ok(document(content_type, body)),
         Answer::Stream(_) => Err(Fault::Unexpected("it is an event stream").into()),
     }
@@ -88,6 +88,7 @@ async fn admit(
     protocol: Protocol,
     pending: Pending,
     call: &Call,
+    asked: Asked,
     started: Instant,
 ) -> Result<InFlight, Failure> {
     let mut reservation = Reservation::new(&ai.inner);
@@ -105,7 +106,7 @@ async fn admit(
     };
     reservation.admitted(&admitted);
     caller.require_scope(SCOPE)?;
-    Ok(InFlight::begin(ai, protocol, &caller, call, reservation, started))
+    Ok(InFlight::begin(ai, protocol, &caller, call, asked, reservation, started))
 }
 
 /// Answers with an event stream. Its head waits for the engine's first event, but not for long.
@@ -121,12 +122,12 @@ async fn streamed(
     let mut opening: Opening = Box::pin(answering);
     let source = tokio::select! {
         answer = &mut opening => match answer {
-            Ok(Answer::Stream(opened)) => Source::open(opened),
-            Ok(Answer::Whole { .. }) => return Err(failed(&mut request, Fault::Unexpected("it is not an event stream"))),
-            Err(fault) => return Err(failed(&mut request, fault)),
+            Ok(Answer::Stream(stream)) => Source::Open(stream),
+            Ok(Answer::Whole { .. }) => return Err(failed(&mut request, Fault::Unexpected("it is not an event stream").into())),
+            Err(fault) => return Err(failed(&mut request, fault.into())),
         },
         () = tokio::time::sleep(config.header_hold) => Source::Opening(opening),
-        () = lifecycle.reached(Phase::LastCall) => return Err(failed(&mut request, Fault::ShuttingDown)),
+        () = lifecycle.reached(Phase::LastCall) => return Err(failed(&mut request, Stop::ShuttingDown)),
     };
     let watch = StreamWatch::new(request, protocol, strip_usage, config, lifecycle);
     let mut response = Response::new(Body::new(RelayBody::new(source, watch)));
@@ -147,12 +148,12 @@ async fn whole(
     let mut renewal = tokio::time::interval_at(Instant::now() + period, period);
     let answer = loop {
         tokio::select! {
-            answer = &mut answering => break answer,
+            answer = &mut answering => break answer.map_err(Stop::Engine),
             _ = renewal.tick() => request.renew(),
-            () = lifecycle.reached(Phase::LastCall) => break Err(Fault::ShuttingDown),
+            () = lifecycle.reached(Phase::LastCall) => break Err(Stop::ShuttingDown),
         }
         if request.is_revoked() {
-            break Err(Fault::Revoked);
+            break Err(Stop::Revoked);
         }
     };
     match answer {
@@ -163,19 +164,19 @@ async fn whole(
             request.end(Outcome::Ok);
             Ok(document(content_type, body))
         }
-        Ok(Answer::Stream(opened)) => {
+        Ok(Answer::Stream(stream)) => {
             let watch = StreamWatch::new(request, protocol, false, config, lifecycle);
-            let mut response = Response::new(Body::new(RelayBody::new(Source::open(opened), watch)));
+            let mut response = Response::new(Body::new(RelayBody::new(Source::Open(stream), watch)));
             headers::event_stream(response.headers_mut());
             Ok(response)
         }
-        Err(fault) => Err(failed(&mut request, fault)),
+        Err(stop) => Err(failed(&mut request, stop)),
     }
 }
 
-fn failed(request: &mut InFlight, fault: Fault) -> Failure {
-    request.fail(&fault);
-    fault.into()
+fn failed(request: &mut InFlight, stop: Stop) -> Failure {
+    request.fail(&stop);
+    stop.into()
 }
 
 /// A JSON document of the engine.

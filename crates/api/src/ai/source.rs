@@ -7,12 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use engine::{Answer, EventStream, Fault};
 use http_body::{Body, Frame};
 
-use super::{
-    engine::{Answer, Opened},
-    failure::Fault,
-};
+use super::failure::Stop;
 
 /// A call to the engine that has not yet led to anything.
 pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Answer, Fault>> + Send>>;
@@ -22,52 +20,36 @@ pub(super) enum Source {
     /// The head went out to the client before the engine's first event.
     Opening(Opening),
     /// The engine answers.
-    Open {
-        /// What was read while waiting for the first event, last piece first.
-        early: Vec<Bytes>,
-        /// The rest.
-        rest: reqwest::Body,
-    },
-}
-
-impl Source {
-    pub(super) fn open(opened: Opened) -> Self {
-        let Opened { mut early, rest } = opened;
-        early.reverse();
-        Self::Open { early, rest }
-    }
+    Open(EventStream),
 }
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Opening(_) => "Opening",
-            Self::Open { .. } => "Open",
+            Self::Open(_) => "Open",
         })
     }
 }
 
 impl Body for Source {
     type Data = Bytes;
-    type Error = Fault;
+    type Error = Stop;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Stop>>> {
         if let Self::Opening(opening) = &mut *self {
             match ready!(opening.as_mut().poll(context)) {
-                Ok(Answer::Stream(opened)) => *self = Self::open(opened),
+                Ok(Answer::Stream(stream)) => *self = Self::Open(stream),
                 Ok(Answer::Whole { .. }) => {
-                    return Poll::Ready(Some(Err(Fault::Unexpected("it is not an event stream"))));
+                    return Poll::Ready(Some(Err(Fault::Unexpected("it is not an event stream").into())));
                 }
-                Err(fault) => return Poll::Ready(Some(Err(fault))),
+                Err(fault) => return Poll::Ready(Some(Err(fault.into()))),
             }
         }
-        let Self::Open { early, rest } = &mut *self else { return Poll::Ready(None) };
-        match early.pop() {
-            Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
-            None => Pin::new(rest).poll_frame(context).map_err(Fault::Broken),
-        }
+        let Self::Open(stream) = &mut *self else { return Poll::Ready(None) };
+        Pin::new(stream).poll_frame(context).map_err(Stop::Engine)
     }
 }

@@ -10,19 +10,13 @@ use std::{
 
 use bytes::Bytes;
 use config::AiConfig;
+use engine::{EngineError, Fault, Report, Timer};
 use memchr::memmem::Finder;
 use runtime::{Lifecycle, Phase};
 use sse::{End, Event, Parts, Signal, Verdict, Watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{
-    Outcome, Protocol,
-    engine_error::EngineError,
-    failure::{Fault, Timer},
-    in_flight::InFlight,
-    reservation::renewal_interval,
-    usage::Report,
-};
+use super::{Outcome, Protocol, failure::Stop, in_flight::InFlight, reservation::renewal_interval};
 
 /// After the last event the engine's regular end is awaited so long, so that its connection can be used again.
 const AFTER_LAST: Duration = Duration::from_millis(250);
@@ -111,9 +105,10 @@ impl StreamWatch {
         }
     }
 
-    fn fail(&mut self, fault: &Fault) -> Bytes {
-        self.request.fail(fault);
-        fault.event(self.protocol, self.sent)
+    fn fail(&mut self, stop: impl Into<Stop>) -> Bytes {
+        let stop = stop.into();
+        self.request.fail(&stop);
+        stop.event(self.protocol, self.sent)
     }
 
     /// The protocol's last event is about to go out.
@@ -179,7 +174,7 @@ impl StreamWatch {
             return (now >= since + AFTER_LAST).then(|| Signal::End(Bytes::new()));
         }
         if now >= self.timers.total {
-            return Some(Signal::End(self.fail(&Fault::Timeout(Timer::Total))));
+            return Some(Signal::End(self.fail(Fault::Timeout(Timer::Total))));
         }
         if self.timers.idle_at().is_some_and(|at| now >= at) {
             if self.finished {
@@ -187,10 +182,10 @@ impl StreamWatch {
                 self.request.end(Outcome::Ok);
                 return Some(Signal::End(Bytes::new()));
             }
-            return Some(Signal::End(self.fail(&Fault::Timeout(Timer::Idle))));
+            return Some(Signal::End(self.fail(Fault::Timeout(Timer::Idle))));
         }
         if self.request.is_revoked() {
-            return Some(Signal::End(self.fail(&Fault::Revoked)));
+            return Some(Signal::End(self.fail(Stop::Revoked)));
         }
         if now >= self.timers.renewal {
             self.timers.renewal = now + renewal_interval(self.timers.heartbeat);
@@ -229,7 +224,7 @@ impl Timers {
     }
 }
 
-impl Watch<Fault> for StreamWatch {
+impl Watch<Stop> for StreamWatch {
     fn frame(&mut self, _length: usize) -> ControlFlow<Bytes> {
         let now = Instant::now();
         self.after_frame = true;
@@ -238,7 +233,7 @@ impl Watch<Fault> for StreamWatch {
             self.timers.quiet += now.duration_since(since);
         }
         if now >= self.timers.total {
-            return ControlFlow::Break(self.fail(&Fault::Timeout(Timer::Total)));
+            return ControlFlow::Break(self.fail(Fault::Timeout(Timer::Total)));
         }
         ControlFlow::Continue(())
     }
@@ -283,7 +278,7 @@ impl Watch<Fault> for StreamWatch {
         if (new_waker || !std::mem::take(&mut self.after_frame))
             && self.drain.as_mut().poll(context).is_ready()
         {
-            return Poll::Ready(Signal::End(self.fail(&Fault::ShuttingDown)));
+            return Poll::Ready(Signal::End(self.fail(Stop::ShuttingDown)));
         }
         loop {
             let now = Instant::now();
@@ -304,9 +299,9 @@ impl Watch<Fault> for StreamWatch {
         }
     }
 
-    fn end(&mut self, end: End<Fault>) -> Bytes {
+    fn end(&mut self, end: End<Stop>) -> Bytes {
         match end {
-            End::Failed(fault) => self.fail(&fault),
+            End::Failed(stop) => self.fail(stop),
             End::Clean if self.failed => {
                 self.request.end(Outcome::EngineError);
                 Bytes::new()
@@ -316,7 +311,7 @@ impl Watch<Fault> for StreamWatch {
                 self.request.end(Outcome::Ok);
                 Bytes::new()
             }
-            End::Clean => self.fail(&Fault::Truncated),
+            End::Clean => self.fail(Fault::Truncated),
         }
     }
 }

@@ -60,6 +60,8 @@ const WRONG_FOR_ALL: &[Case<'_>] = &[
     (&[("CHANNEL_ENCRYPTION_KEY", SAMPLE_ENCRYPTION_KEY)], &["CHANNEL_ENCRYPTION_KEY"]),
     (&[("CHANNEL_ENCRYPTION_KEY", "c4n4ry")], &["CHANNEL_ENCRYPTION_KEY"]),
     (&[("CREDENTIAL_PROVIDERS", "openai")], &["CREDENTIAL_PROVIDERS"]),
+    (&[("ENGINE_URL", "https://u:c4n4ry@engine.example/v1")], &["ENGINE_URL"]),
+    (&[("ENGINE_URL", "https://engine.example/v1?key=c4n4ry")], &["ENGINE_URL"]),
     (&[("CREDENTIAL_PROVIDERS", "openai=https://u:c4n4ry@api.openai.com/v1")], &["CREDENTIAL_PROVIDERS"]),
     (
         &[
@@ -90,8 +92,6 @@ const WRONG_FOR_THE_API: &[Case<'_>] = &[
     (&[("CORS_ALLOWED_ORIGINS", "*")], &["CORS_ALLOWED_ORIGINS"]),
     (&[("CORS_ALLOWED_ORIGINS", "https://app.example.com,*")], &["CORS_ALLOWED_ORIGINS"]),
     (&[("TRUSTED_PROXY", "")], &["TRUSTED_PROXY"]),
-    (&[("ENGINE_URL", "https://u:c4n4ry@engine.example/v1")], &["ENGINE_URL"]),
-    (&[("ENGINE_URL", "https://engine.example/v1?key=c4n4ry")], &["ENGINE_URL"]),
     (
         &[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c4n4ry@collector.example")],
         &["OTEL_EXPORTER_OTLP_ENDPOINT"],

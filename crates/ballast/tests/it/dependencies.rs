@@ -111,6 +111,7 @@ async fn a_wrong_password_is_told_and_does_not_end_the_process() {
         ("HOST", "127.0.0.1"),
         ("DATABASE_URL", wrong.as_str()),
         ("REDIS_URL", services.redis_url.as_str()),
+        ("ENGINE_URL", "http://127.0.0.1:1/v1"),
     ];
     let mut worker = Process::start(&["worker"], &vars);
     until(port, "/livez", 200, S(10)).await;

@@ -80,6 +80,7 @@ async fn both_stores_are_reached_over_verified_tls_and_an_unknown_issuer_is_refu
         let vars = [
             ("DATABASE_URL", database.as_str()),
             ("REDIS_URL", redis.as_str()),
+            ("ENGINE_URL", "http://127.0.0.1:1/v1"),
             ("SSL_CERT_FILE", ca.to_str().unwrap()),
             ("DATABASE_POOL_SIZE", "2"),
         ];

@@ -71,6 +71,8 @@ pub struct WorkerConfig {
     pub stores: StoresConfig,
     /// The queue.
     pub queue: QueueConfig,
+    /// AI engine.
+    pub ai: AiConfig,
     /// E-mail.
     pub mail: MailConfig,
     /// Stored credentials of other systems.
@@ -129,6 +131,7 @@ impl WorkerConfig {
         let runtime = RuntimeConfig::read(r);
         let stores = StoresConfig::read(r);
         let queue = QueueConfig::read(r);
+        let ai = AiConfig::read(r);
         let from = r.get::<String>("MAIL_FROM");
         let resend_api_key = r.get::<String>("RESEND_API_KEY").map(SecretString::from);
         let credentials = CredentialsConfig::read(r);
@@ -138,6 +141,7 @@ impl WorkerConfig {
             runtime: runtime?,
             stores: stores?,
             queue: queue?,
+            ai: ai?,
             mail: MailConfig { from: from?, resend_api_key, app_url },
             credentials: credentials?,
             public_url: public_url?,

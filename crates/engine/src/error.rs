@@ -1,12 +1,12 @@
 //! Errors as engines tell them, in whatever form.
 
-use axum::http::HeaderValue;
+use http::HeaderValue;
 use serde::Deserialize;
 use serde_json::Value;
 
 /// An engine's own error.
 #[derive(Debug, Default)]
-pub(super) struct EngineError {
+pub struct EngineError {
     /// Its status, as it came.
     pub status: u16,
     /// Its text, shown for the client's own mistakes (4xx) only.
@@ -23,7 +23,7 @@ pub(super) struct EngineError {
 
 impl EngineError {
     /// Reads an error's body: OpenAI's object, or the simpler ones of vLLM, Ollama and FastAPI.
-    pub(super) fn parse(status: u16, body: &[u8]) -> Self {
+    pub fn parse(status: u16, body: &[u8]) -> Self {
         let mut error = Self { status, ..Self::default() };
         let Ok(body) = serde_json::from_slice::<Value>(body) else { return error };
         let inner = match body.get("error") {
@@ -47,7 +47,7 @@ impl EngineError {
     }
 
     /// The error in the data of an event, if that is what it is.
-    pub(super) fn from_event(data: &[u8]) -> Option<Self> {
+    pub fn from_event(data: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
         struct InBand {
             error: Value,

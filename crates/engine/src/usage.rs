@@ -8,7 +8,7 @@ const MAX: u64 = 1 << 40;
 
 /// Tokens of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Usage {
+pub struct Usage {
     /// Read.
     pub prompt: u64,
     /// Written.
@@ -27,7 +27,7 @@ struct Counts {
 
 impl Usage {
     /// Reads a `usage` object; `None` for `null` and for what makes no sense.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let counts: Counts = serde_json::from_str(text).ok()?;
         let prompt = counts.prompt_tokens.or(counts.input_tokens);
         let completion = counts.completion_tokens.or(counts.output_tokens);
@@ -40,7 +40,7 @@ impl Usage {
 
 /// The parts of a JSON answer, or of an event's data, that tell about usage. Everything else is skipped, but must be JSON.
 #[derive(Deserialize)]
-pub(super) struct Report<'a> {
+pub struct Report<'a> {
     #[serde(borrow)]
     usage: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -51,12 +51,12 @@ pub(super) struct Report<'a> {
 
 impl<'a> Report<'a> {
     /// An error means that `data` is no JSON object.
-    pub(super) fn parse(data: &'a [u8]) -> serde_json::Result<Self> {
+    pub fn parse(data: &'a [u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(data)
     }
 
     /// What was used: told at the top, or inside the `response` of a closing event.
-    pub(super) fn usage(&self) -> Option<Usage> {
+    pub fn usage(&self) -> Option<Usage> {
         if let Some(usage) = self.usage {
             return Usage::parse(usage.get());
         }
@@ -65,7 +65,7 @@ impl<'a> Report<'a> {
     }
 
     /// True when there is nothing in it but usage.
-    pub(super) fn is_only_usage(&self) -> bool {
+    pub fn is_only_usage(&self) -> bool {
         self.choices
             .is_some_and(|choices| choices.get().bytes().filter(|b| !b.is_ascii_whitespace()).eq(*b"[]"))
             && self.usage().is_some()

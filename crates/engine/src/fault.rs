@@ -1,0 +1,232 @@
+//! What can go wrong between us and an engine.
+
+use std::{borrow::Cow, fmt};
+
+use http::{HeaderValue, StatusCode};
+use serde_json::{Value, json};
+
+use crate::EngineError;
+
+/// What an engine, or our way of talking to it, can do wrong. Its text is for the client; [`Fault::cause`] is for the log.
+#[derive(Debug)]
+pub enum Fault {
+    /// It failed too often lately; it is not asked.
+    BreakerOpen,
+    /// No connection.
+    Unreachable(reqwest::Error),
+    /// The connection broke.
+    Broken(reqwest::Error),
+    /// It took too long.
+    Timeout(Timer),
+    /// It answered with an error.
+    Status(Box<EngineError>),
+    /// It answered with something that is no answer.
+    Unexpected(&'static str),
+    /// Its stream ended before the answer was complete.
+    Truncated,
+}
+
+/// Which time was up. The connect timeout is [`Fault::Unreachable`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timer {
+    /// Until the first event.
+    FirstToken,
+    /// Between two events.
+    Idle,
+    /// The whole stream.
+    Total,
+    /// An answer that is no stream.
+    Response,
+}
+
+impl Timer {
+    /// As metrics and logs name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FirstToken => "first_token",
+            Self::Idle => "idle",
+            Self::Total => "total",
+            Self::Response => "response",
+        }
+    }
+}
+
+impl Fault {
+    /// The status of an answer that has not begun.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::BreakerOpen => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Status(error) => match error.status {
+                // The credential that the engine refuses is ours.
+                401 | 403 | 407 => StatusCode::BAD_GATEWAY,
+                503 => StatusCode::SERVICE_UNAVAILABLE,
+                504 => StatusCode::GATEWAY_TIMEOUT,
+                status @ 400..=499 => StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY),
+                _ => StatusCode::BAD_GATEWAY,
+            },
+            Self::Unreachable(_) | Self::Broken(_) | Self::Unexpected(_) | Self::Truncated => {
+                StatusCode::BAD_GATEWAY
+            }
+        }
+    }
+
+    /// Whether the same request may be sent once more, as long as the client has seen nothing of an answer.
+    pub(crate) fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Broken(_) => true,
+            Self::Status(error) => matches!(error.status, 502..=504),
+            _ => false,
+        }
+    }
+
+    /// Whether it says that the engine is not well, which counts for the breaker. The client's mistakes do not.
+    pub(crate) fn blames_engine(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Broken(_) | Self::Timeout(_) => true,
+            Self::Status(error) => error.status >= 500,
+            _ => false,
+        }
+    }
+
+    /// Counts what the metrics want to know.
+    pub fn record(&self) {
+        let timer = match self {
+            Self::Timeout(timer) => timer.as_str(),
+            Self::Unreachable(error) if error.is_timeout() => "connect",
+            _ => return,
+        };
+        metrics::counter!("ai_engine_timeouts_total", "timeout" => timer).increment(1);
+    }
+
+    /// What the client is not told, for the log.
+    pub fn cause(&self) -> Option<String> {
+        match self {
+            Self::Unreachable(error) | Self::Broken(error) => {
+                let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
+                Some(sources.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+            }
+            // The client is told what the engine said of its request; that may quote it, and is none of the log's business.
+            Self::Status(error) if self.is_clients() => Some(format!("status {}", error.status)),
+            Self::Status(error) => {
+                Some(format!("status {}: {}", error.status, error.message.as_deref().unwrap_or("no message")))
+            }
+            Self::Unexpected(what) => Some((*what).to_owned()),
+            Self::Timeout(timer) => Some(timer.as_str().to_owned()),
+            _ => None,
+        }
+    }
+
+    /// Stable name of the fault, or the engine's own where it is the client's business.
+    pub fn code(&self) -> Cow<'_, str> {
+        match self {
+            Self::BreakerOpen => "engine_unavailable".into(),
+            Self::Unreachable(_) => "engine_unreachable".into(),
+            Self::Broken(_) => "engine_connection_lost".into(),
+            Self::Timeout(_) => "engine_timeout".into(),
+            Self::Status(error) if self.is_clients() => {
+                error.code.as_deref().unwrap_or("engine_refused").into()
+            }
+            Self::Status(_) => "engine_error".into(),
+            Self::Unexpected(_) => "engine_bad_answer".into(),
+            Self::Truncated => "engine_stream_truncated".into(),
+        }
+    }
+
+    /// The client can do something about it, so it is told what the engine said.
+    pub fn is_clients(&self) -> bool {
+        matches!(self, Self::Status(_)) && self.status().is_client_error()
+    }
+
+    /// What the client is told.
+    pub fn message(&self) -> Cow<'_, str> {
+        match self {
+            Self::BreakerOpen => "The AI engine is not available at the moment. Try again shortly.".into(),
+            Self::Unreachable(_) => "The AI engine cannot be reached.".into(),
+            Self::Broken(_) => "The connection to the AI engine was lost.".into(),
+            Self::Timeout(Timer::FirstToken) => "The AI engine did not begin to answer in time.".into(),
+            Self::Timeout(Timer::Idle) => "The AI engine stopped answering.".into(),
+            Self::Timeout(Timer::Total) => "The answer took longer than a stream may.".into(),
+            Self::Timeout(Timer::Response) => "The AI engine did not answer in time.".into(),
+            Self::Status(error) if self.is_clients() => {
+                error.message.as_deref().unwrap_or("The AI engine refused the request.").into()
+            }
+            Self::Status(error) => format!("The AI engine failed (status {}).", error.status).into(),
+            Self::Unexpected(what) => format!("The AI engine's answer is unusable: {what}.").into(),
+            Self::Truncated => "The AI engine ended its answer early.".into(),
+        }
+    }
+
+    /// As OpenAI's error object.
+    pub fn object(&self) -> Value {
+        let (kind, param) = match self {
+            Self::Status(error) if self.is_clients() => {
+                let usual = if error.status == 429 { "rate_limit_error" } else { "invalid_request_error" };
+                (error.kind.as_deref().unwrap_or(usual), error.param.as_deref())
+            }
+            _ => ("server_error", None),
+        };
+        json!({"message": self.message(), "type": kind, "param": param, "code": self.code()})
+    }
+
+    /// When it may be tried again, as far as is known.
+    pub fn retry_after(&self) -> Option<HeaderValue> {
+        match self {
+            Self::BreakerOpen => Some(HeaderValue::from_static("1")),
+            Self::Status(error) => error.retry_after.clone(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message())
+    }
+}
+
+impl std::error::Error for Fault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unreachable(error) | Self::Broken(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(status: u16, body: &str) -> (StatusCode, Value) {
+        let fault = Fault::Status(Box::new(EngineError::parse(status, body.as_bytes())));
+        (fault.status(), fault.object())
+    }
+
+    #[test]
+    fn the_clients_mistakes_keep_status_and_text() {
+        let body = r#"{"error":{"message":"no such model","type":"invalid_request_error","param":"model","code":"model_not_found"}}"#;
+        let (code, object) = status(404, body);
+        assert_eq!(code, 404);
+        assert_eq!(json!({"error": object}), serde_json::from_str::<Value>(body).unwrap());
+        for body in [
+            r#"{"error":"too long"}"#,
+            r#"{"detail":"too long"}"#,
+            r#"{"object":"error","message":"too long","code":400}"#,
+        ] {
+            assert_eq!(status(400, body).1["message"], "too long", "{body}");
+        }
+        assert_eq!(status(422, "<html>").1["message"], "The AI engine refused the request.");
+    }
+
+    #[test]
+    fn the_engines_own_trouble_is_a_gateway_error_without_its_text() {
+        for (theirs, ours) in
+            [(500, 502), (501, 502), (502, 502), (503, 503), (504, 504), (401, 502), (403, 502), (302, 502)]
+        {
+            let (code, object) = status(theirs, r#"{"error":{"message":"secret stack trace"}}"#);
+            assert_eq!(code, ours, "{theirs}");
+            assert!(!object.to_string().contains("secret"), "{object}");
+        }
+    }
+}
