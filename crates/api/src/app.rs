@@ -20,7 +20,7 @@ use tower_http::{
 };
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{AppState, Error, ai, auth, body, client_ip::ClientIp, edge, limit_headers, openapi, routes};
+use crate::{AppState, Error, ai, auth, body, client_ip::ClientIp, edge, limit_headers, openapi, routes, runs};
 
 /// Ordinary request bodies.
 const MAX_BODY: usize = 256 * 1024;
@@ -78,6 +78,7 @@ pub(crate) fn routes(
     OpenApiRouter::with_openapi(openapi::base())
         .merge(around(routes::router()))
         .merge(ai::router())
+        .merge(runs::router())
         .merge(openapi::router())
 }
 

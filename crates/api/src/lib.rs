@@ -20,6 +20,7 @@ mod limit_headers;
 pub mod openapi;
 pub mod operator;
 pub mod routes;
+pub mod runs;
 mod state;
 mod stream_permit;
 

@@ -17,6 +17,7 @@ use crate::{
     ai::Ai,
     auth::{Keyring, Marks, Passwords},
     client_ip::ClientIps,
+    runs::Runs,
 };
 
 /// Everything the API needs; clones are cheap.
@@ -47,6 +48,8 @@ pub struct Inner {
     pub marks: Marks,
     /// The AI proxy.
     pub ai: Ai,
+    /// Resumable runs.
+    pub runs: Runs,
     /// Who may send webhooks.
     pub webhook_senders: BTreeMap<String, Verifier>,
     /// Who is behind a connection.
@@ -84,6 +87,7 @@ impl AppState {
         let passwords = Passwords::new(config.auth.password_hash_concurrency, lifecycle.clone())?;
         let sealing = SealingKeys::from_config(&config.credentials.keys)?;
         let ai = Ai::from_config(&config.ai, &lifecycle, database.clone(), limiter.clone(), clock.clone())?;
+        let runs = Runs::new(redis.clone(), &config.runs, lifecycle.clone());
         let health = Registry::new(lifecycle.clone(), env!("CARGO_PKG_VERSION"));
         let key_records = crate::auth::KeyRecords::default();
         let webhook_senders = webhook_senders(&config.webhooks)?;
@@ -99,6 +103,7 @@ impl AppState {
             key_records,
             marks: Marks::default(),
             ai,
+            runs,
             webhook_senders,
             client_ips,
             health,

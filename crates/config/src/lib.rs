@@ -30,7 +30,7 @@ pub use render::{configuration_md, env_example, env_production_example};
 pub use secrets::secrets;
 pub use settings::{
     AiConfig, ApiConfig, AuthConfig, CredentialsConfig, DatabaseConfig, HttpConfig, LimitsConfig, MailConfig,
-    QueueConfig, RedisConfig, RuntimeConfig, ShutdownConfig, StoresConfig, TelemetryConfig, WebhooksConfig,
+    QueueConfig, RedisConfig, RunsConfig, RuntimeConfig, ShutdownConfig, StoresConfig, TelemetryConfig, WebhooksConfig,
     WorkerConfig,
 };
 pub use table::{UsedBy, VARIABLES, Variable, WhenUnset};

@@ -101,6 +101,7 @@ const AUTH: &str = "Authentication";
 const CREDENTIALS: &str = "Stored credentials";
 const LIMITS: &str = "Rate limits";
 const ENGINE: &str = "AI engine";
+const RUNS: &str = "Resumable runs";
 const HOOKS: &str = "Webhooks";
 const WORK: &str = "Worker";
 const WATCH: &str = "Logs, metrics, traces, errors";
@@ -187,27 +188,27 @@ pub const VARIABLES: &[Variable] = &[
     v(CREDENTIALS, "CREDENTIAL_PROVIDERS", Both, Value("openai=https://api.openai.com/v1"), "openai=https://api.openai.com/v1,mistral=https://api.mistral.ai/v1",
         "The systems that users may store credentials of, comma-separated NAME=URL: base URLs of OpenAI-compatible APIs. A stored credential is tried with a request to URL/models."),
 
-    v(LIMITS, "RATE_LIMIT_GLOBAL", Api, PerEnvironment { development: "10000/15m", deployed: "100/15m" }, "100/15m",
+    v(LIMITS, "RATE_LIMIT_GLOBAL", Both, PerEnvironment { development: "10000/15m", deployed: "100/15m" }, "100/15m",
         "Requests per client: the user, or the address when anonymous. Health routes are exempt.").aka(&["RATE_LIMIT_MAX", "RATE_LIMIT_WINDOW_MS"]),
-    v(LIMITS, "RATE_LIMIT_LOGIN", Api, PerEnvironment { development: "50/15m", deployed: "5/15m" }, "5/15m",
+    v(LIMITS, "RATE_LIMIT_LOGIN", Both, PerEnvironment { development: "50/15m", deployed: "5/15m" }, "5/15m",
         "Login attempts per address and account; a strict window."),
-    v(LIMITS, "RATE_LIMIT_REFRESH", Api, PerEnvironment { development: "600/15m", deployed: "60/15m" }, "60/15m",
+    v(LIMITS, "RATE_LIMIT_REFRESH", Both, PerEnvironment { development: "600/15m", deployed: "60/15m" }, "60/15m",
         "Refresh tokens and one-time tokens presented, per address."),
-    v(LIMITS, "RATE_LIMIT_SIGNUP", Api, PerEnvironment { development: "50/1h", deployed: "5/1h" }, "5/1h",
+    v(LIMITS, "RATE_LIMIT_SIGNUP", Both, PerEnvironment { development: "50/1h", deployed: "5/1h" }, "5/1h",
         "Registrations per address; a strict window."),
-    v(LIMITS, "RATE_LIMIT_ACCOUNT_MAIL", Api, PerEnvironment { development: "50/1h", deployed: "5/1h" }, "5/1h",
+    v(LIMITS, "RATE_LIMIT_ACCOUNT_MAIL", Both, PerEnvironment { development: "50/1h", deployed: "5/1h" }, "5/1h",
         "Mails to confirm an address or to reset a password, per address and account; a strict window. A mailbox gets at most 5 of a kind an hour, whoever asks."),
-    v(LIMITS, "RATE_LIMIT_AI_REQUESTS", Api, PerEnvironment { development: "600/1m", deployed: "60/1m" }, "60/1m",
+    v(LIMITS, "RATE_LIMIT_AI_REQUESTS", Both, PerEnvironment { development: "600/1m", deployed: "60/1m" }, "60/1m",
         "AI requests per user."),
-    v(LIMITS, "RATE_LIMIT_AI_TOKENS", Api, PerEnvironment { development: "1000000/1m", deployed: "100000/1m" }, "100000/1m",
+    v(LIMITS, "RATE_LIMIT_AI_TOKENS", Both, PerEnvironment { development: "1000000/1m", deployed: "100000/1m" }, "100000/1m",
         "AI tokens per user, prompt and completion together."),
-    v(LIMITS, "RATE_LIMIT_AI_TOKENS_DAILY", Api, PerEnvironment { development: "50000000/1d", deployed: "1000000/1d" }, "1000000/1d",
+    v(LIMITS, "RATE_LIMIT_AI_TOKENS_DAILY", Both, PerEnvironment { development: "50000000/1d", deployed: "1000000/1d" }, "1000000/1d",
         "AI tokens per user and day (UTC)."),
-    v(LIMITS, "RATE_LIMIT_USER_JOBS", Api, PerEnvironment { development: "2000/1h", deployed: "20/1h" }, "20/1h",
+    v(LIMITS, "RATE_LIMIT_USER_JOBS", Both, PerEnvironment { development: "2000/1h", deployed: "20/1h" }, "20/1h",
         "Jobs that a user starts (POST /v1/jobs); a strict window. The example of a policy for one route.").aka(&["COUPON_RATE_LIMIT"]),
-    v(LIMITS, "AI_CONCURRENT_STREAMS", Api, PerEnvironment { development: "50", deployed: "10" }, "10",
+    v(LIMITS, "AI_CONCURRENT_STREAMS", Both, PerEnvironment { development: "50", deployed: "10" }, "10",
         "AI requests at a time per user (1 to 100000)."),
-    v(LIMITS, "API_REPLICAS", Api, Value("2"), "2",
+    v(LIMITS, "API_REPLICAS", Both, Value("2"), "2",
         "How many API replicas run: while Redis is out each one allows its share of every limit (1 to 1000)."),
 
     v(ENGINE, "ENGINE_URL", Both, Required, "https://api.openai.com/v1",
@@ -232,6 +233,13 @@ pub const VARIABLES: &[Variable] = &[
         "A comment is sent on a stream that was silent for so long (50ms to 5m)."),
     v(ENGINE, "AI_MAX_BODY_BYTES", Both, Value("8388608"), "8388608",
         "Largest request body on AI routes (1024 to 268435456)."),
+
+    v(RUNS, "RUN_STREAM_EVENTS", Both, Value("10000"), "10000",
+        "So many events of a run are kept in Redis, the last ones (10 to 1000000)."),
+    v(RUNS, "RUN_STREAM_TTL", Both, Value("1h"), "1h",
+        "For so long after its last event a run can be read, and its tickets are good (1s to 30d)."),
+    v(RUNS, "RUN_CONCURRENCY", Worker, Value("20"), "20",
+        "Runs at a time in this process, apart from WORKER_CONCURRENCY (1 to 1000)."),
 
     v(HOOKS, "STRIPE_WEBHOOK_SECRET", Api, Optional, "whsec_...",
         "Signing secret of the endpoint `/v1/webhooks/stripe` in Stripe's dashboard; several, comma-separated, while it is rotated. Unset: the route answers 404.").secret(),

@@ -21,6 +21,7 @@ pub mod invitations;
 mod migrate;
 pub mod one_time_tokens;
 mod redis;
+pub mod runs;
 pub mod seal;
 pub mod sessions;
 pub mod usage;

@@ -147,6 +147,16 @@ impl Limiter {
         }
     }
 
+    /// From now on another process holds this permit: here it does not count any more.
+    pub fn hand_over(&self, permit: &Permit) {
+        self.local.permits.forget(permit);
+    }
+
+    /// Takes over a permit that another process took. It is good from the next [`Self::renew`] on.
+    pub fn take_over(&self, permit: &Permit) {
+        self.local.permits.hold(permit);
+    }
+
     /// Prolongs a permit that is held for long; one that Redis has lost, or never knew, is noted there again.
     pub async fn renew(&self, permit: &Permit) {
         if !self.local.permits.renew(permit) {

@@ -140,6 +140,17 @@ impl From<Stop> for Failure {
     }
 }
 
+impl From<Failure> for crate::Error {
+    /// For routes that do not speak OpenAI, before an engine was asked.
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(error) => error,
+            Failure::Param(param, message) => Self::invalid(param, message),
+            Failure::Stopped(stop) => Self::internal(anyhow::anyhow!("no engine was asked: {}", stop.code())),
+        }
+    }
+}
+
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
         Self::Stopped(fault.into())

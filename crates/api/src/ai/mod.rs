@@ -20,6 +20,7 @@
 mod accounting;
 mod estimate;
 mod failure;
+pub(crate) mod handover;
 mod headers;
 mod in_flight;
 mod proxy;

@@ -192,7 +192,7 @@ fn accepts_stream(headers: &HeaderMap) -> bool {
 }
 
 /// Reads a request's body: JSON, not compressed, not too long.
-async fn read_body(headers: &HeaderMap, content: Body, limit: usize) -> Result<Bytes, Error> {
+pub(super) async fn read_body(headers: &HeaderMap, content: Body, limit: usize) -> Result<Bytes, Error> {
     body::refuse_compressed(headers)?;
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim();

@@ -133,6 +133,21 @@ impl Reservation {
         self.taken().take();
     }
 
+    /// What it holds, so that another process can give it back; `None` unless Redis knows of it.
+    pub(super) fn held(&self) -> Option<runs::Held> {
+        let taken = self.taken();
+        let taken = taken.as_ref().filter(|_| self.admitted == Some(Where::Redis))?;
+        Some(runs::Held::new(&taken.permit, &taken.tokens))
+    }
+
+    /// Another process has it now.
+    pub(super) fn hand_over(self) {
+        let taken = self.taken().take();
+        if let Some(taken) = taken {
+            self.limiter.hand_over(&taken.permit);
+        }
+    }
+
     /// So many tokens were used in the end.
     pub(super) fn used(&mut self, tokens: u64) {
         self.used = tokens;

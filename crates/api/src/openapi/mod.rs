@@ -40,6 +40,7 @@ use crate::{AppState, app, docs};
         (name = "api keys", description = "Keys for machines."),
         (name = "credentials", description = "Credentials of other systems, for your jobs to use."),
         (name = "ai", description = "The AI engine, as OpenAI's SDKs speak to it."),
+        (name = "runs", description = "Chat completions that outlive their connection."),
         (name = "jobs", description = "Work that is done in the background."),
         (name = "webhooks", description = "Events from other systems, and to them."),
         (name = "admin", description = "For administrators."),
@@ -59,12 +60,14 @@ impl Modify for Security {
             SecurityScheme::Http(scheme.description(Some(description)).build())
         };
         let key = ApiKeyValue::with_description("X-API-Key", "A key from `POST /v1/api-keys`.");
+        let ticket = ApiKeyValue::with_description("ticket", "From `POST /v1/runs/{id}/ticket`, for EventSource.");
         let schemes = [
             (
                 "bearer",
                 bearer("JWT", "An access token from `POST /v1/auth/login`. An API key is accepted too."),
             ),
             ("api_key", SecurityScheme::ApiKey(ApiKey::Header(key))),
+            ("ticket", SecurityScheme::ApiKey(ApiKey::Query(ticket))),
             ("metrics_token", bearer("opaque", "`METRICS_TOKEN`, where it is set.")),
         ];
         let components = openapi.components.get_or_insert_default();

@@ -8,6 +8,7 @@ mod auth;
 mod credentials;
 mod limits;
 mod process;
+mod runs;
 mod stores;
 mod webhooks;
 mod work;
@@ -17,6 +18,7 @@ pub use auth::AuthConfig;
 pub use credentials::CredentialsConfig;
 pub use limits::LimitsConfig;
 pub use process::{HttpConfig, RuntimeConfig, ShutdownConfig, TelemetryConfig};
+pub use runs::RunsConfig;
 pub use stores::{DatabaseConfig, RedisConfig, StoresConfig};
 pub use webhooks::WebhooksConfig;
 pub use work::{MailConfig, QueueConfig};
@@ -58,6 +60,8 @@ pub struct ApiConfig {
     pub limits: LimitsConfig,
     /// AI engine.
     pub ai: AiConfig,
+    /// Resumable runs.
+    pub runs: RunsConfig,
     /// Webhooks that come in.
     pub webhooks: WebhooksConfig,
 }
@@ -73,6 +77,10 @@ pub struct WorkerConfig {
     pub queue: QueueConfig,
     /// AI engine.
     pub ai: AiConfig,
+    /// Rate limits, for what runs hold of them.
+    pub limits: LimitsConfig,
+    /// Resumable runs.
+    pub runs: RunsConfig,
     /// E-mail.
     pub mail: MailConfig,
     /// Stored credentials of other systems.
@@ -101,6 +109,7 @@ impl ApiConfig {
         let shows_mails = !r.is_set("RESEND_API_KEY") && r.environment() == Environment::Development;
         let limits = LimitsConfig::read(r);
         let ai = AiConfig::read(r);
+        let runs = RunsConfig::read(r);
         let webhooks = WebhooksConfig::read(r);
         Some(Self {
             runtime: runtime?,
@@ -114,6 +123,7 @@ impl ApiConfig {
             shows_mails,
             limits: limits?,
             ai: ai?,
+            runs: runs?,
             webhooks: webhooks?,
         })
     }
@@ -132,6 +142,8 @@ impl WorkerConfig {
         let stores = StoresConfig::read(r);
         let queue = QueueConfig::read(r);
         let ai = AiConfig::read(r);
+        let limits = LimitsConfig::read(r);
+        let runs = RunsConfig::read(r);
         let from = r.get::<String>("MAIL_FROM");
         let resend_api_key = r.get::<String>("RESEND_API_KEY").map(SecretString::from);
         let credentials = CredentialsConfig::read(r);
@@ -142,6 +154,8 @@ impl WorkerConfig {
             stores: stores?,
             queue: queue?,
             ai: ai?,
+            limits: limits?,
+            runs: runs?,
             mail: MailConfig { from: from?, resend_api_key, app_url },
             credentials: credentials?,
             public_url: public_url?,
