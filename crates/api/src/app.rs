@@ -20,7 +20,9 @@ use tower_http::{
 };
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{AppState, Error, ai, auth, body, client_ip::ClientIp, edge, limit_headers, openapi, routes, runs};
+use crate::{
+    AppState, Error, ai, auth, body, client_ip::ClientIp, edge, limit_headers, openapi, routes, runs,
+};
 
 /// Ordinary request bodies.
 const MAX_BODY: usize = 256 * 1024;

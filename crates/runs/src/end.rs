@@ -12,9 +12,8 @@ use crate::{Events, Held, Kind, Place};
 /// What a client is told at the end.
 fn last_words(end: &End, ended: &Ended) -> String {
     let (prompt, completion) = ended.tokens;
-    let error = end.error_code.as_ref().map(|code| {
-        serde_json::json!({ "code": code, "message": end.error_message })
-    });
+    let error =
+        end.error_code.as_ref().map(|code| serde_json::json!({ "code": code, "message": end.error_message }));
     serde_json::json!({
         "state": end.state,
         "error": error,

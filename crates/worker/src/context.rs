@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use config::WorkerConfig;
-use db::{Database, SealError, Sealed, SealingKeys, credentials};
+use db::{Database, Redis, SealError, Sealed, SealingKeys, credentials};
+use limits::{Limiter, Policies};
 use secrecy::SecretString;
 use uuid::Uuid;
 
@@ -20,6 +21,10 @@ pub struct Context {
     pub http: reqwest::Client,
     /// AI engines.
     pub engines: Arc<engine::Engines>,
+    /// The events of resumable runs.
+    pub run_events: runs::Events,
+    /// Gives back what runs hold of their users' limits.
+    pub limiter: Limiter,
     /// Sends e-mail.
     pub mailer: Mailer,
     /// Delivers webhooks to addresses that users gave.
@@ -40,12 +45,25 @@ impl Context {
     /// The context of this configuration.
     pub fn new(database: Database, config: WorkerConfig, http: reqwest::Client) -> Self {
         let engines = Arc::new(engine::Engines::from_config(&config.ai).expect("the configuration was read"));
+        let redis = Redis::from_config(&config.stores.redis).expect("the configuration has a Redis URL");
+        let run_events = runs::Events::new(redis.clone(), &config.runs);
+        let limiter = Limiter::new(redis, Policies::from_config(&config.limits), config.limits.replicas);
         let mailer = Mailer::from_config(&config.mail, config.runtime.environment, http.clone());
         let sealing = SealingKeys::from_config(&config.credentials.keys);
         let sealing = Arc::new(sealing.expect("the configuration has one key at least, of 32 bytes"));
         let webhooks = webhooks::Client::new(webhooks::Rules::of(config.runtime.environment));
         let webhooks = webhooks.expect("TLS can be set up, as it was for the other client");
-        Self { database, config: Arc::new(config), http, engines, mailer, webhooks, sealing }
+        Self {
+            database,
+            config: Arc::new(config),
+            http,
+            engines,
+            run_events,
+            limiter,
+            mailer,
+            webhooks,
+            sealing,
+        }
     }
 
     /// Decrypts a secret that was sealed for this row and user.

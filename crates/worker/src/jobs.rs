@@ -11,12 +11,13 @@ pub mod echo;
 pub mod heartbeat;
 pub mod keep_partitions;
 pub mod process_webhook;
+pub mod run;
 pub mod send_email;
 pub mod usage_rollup;
 
 use job_specs::{
     AccountMail, CheckCredential, Cleanup, DeliverWebhook, Echo, Heartbeat, KeepPartitions, ProcessWebhook,
-    SendEmail, UsageRollup,
+    Run, SendEmail, UsageRollup,
 };
 use jobs::Worker;
 
@@ -40,6 +41,7 @@ pub(crate) fn register(worker: Worker, context: &Context) -> Worker {
         .register::<Heartbeat, _, _, _>(with_context!(heartbeat::run))
         .register::<KeepPartitions, _, _, _>(with_context!(keep_partitions::run))
         .register::<ProcessWebhook, _, _, _>(with_context!(process_webhook::run))
+        .register::<Run, _, _, _>(with_context!(run::run))
         .register::<SendEmail, _, _, _>(with_context!(send_email::run))
         .register::<UsageRollup, _, _, _>(with_context!(usage_rollup::run))
 }

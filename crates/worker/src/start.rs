@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::jobs::{EnqueueOptions, Settings, Unique, Worker, WorkerHandle};
+use ::jobs::{EnqueueOptions, JobSpec as _, Settings, Unique, Worker, WorkerHandle};
 use anyhow::Context as _;
 use health::{Kind, Registry};
 use job_specs::KeepPartitions;
@@ -52,6 +52,8 @@ pub fn worker(context: &Context) -> Worker {
     };
     let database = &context.database;
     let worker = Worker::new(database.pool().clone(), database.direct_options().clone(), settings);
+    // Runs wait for their engine nearly all the time: they have slots of their own.
+    let worker = worker.queue(job_specs::Run::QUEUE, context.config.runs.concurrency);
     jobs::register(worker, context)
 }
 

@@ -18,15 +18,22 @@ pub(super) fn run(bench: &mut Bench) -> Result<Outcome> {
         .context("cannot read examples/")?
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "py" || extension == "sh"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "py" || extension == "sh" || extension == "mjs")
+        })
         .collect();
     scripts.sort();
     let python = python::environment(bench, "python", "examples/requirements.txt")?.join("python");
     let stack = OwnStack::start(bench)?;
     for script in &scripts {
         bench.ui.step(&format!("examples/{}", script.file_name().unwrap_or_default().to_string_lossy()));
-        let is_python = script.extension().is_some_and(|extension| extension == "py");
-        let mut command = Command::new(if is_python { python.as_path() } else { Path::new("sh") });
+        let program = match script.extension().and_then(|extension| extension.to_str()) {
+            Some("py") => python.as_path(),
+            Some("mjs") => Path::new("node"),
+            _ => Path::new("sh"),
+        };
+        let mut command = Command::new(program);
         command.arg(script).envs(stack.exports.iter().map(|(name, value)| (name, value)));
         cargo::run_ok(&mut command)?;
     }

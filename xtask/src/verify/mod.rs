@@ -1,5 +1,6 @@
 //! `cargo verify`: every check, in three sizes. Each step is a command that one can run alone; the summary names it.
 
+mod browser;
 mod clients;
 mod contract;
 mod deployment;

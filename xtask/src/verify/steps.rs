@@ -9,7 +9,7 @@ use devstack::process::output_within;
 use devstack::project::Project;
 use devstack::{System, Unavailable};
 
-use super::{Bench, Outcome, Step, Tier, clients, contract, deployment, own_stack};
+use super::{Bench, Outcome, Step, Tier, browser, clients, contract, deployment, own_stack};
 use crate::image::check as check_image;
 use crate::{cargo, prepare};
 
@@ -52,6 +52,7 @@ pub(super) fn steps(tier: Tier, project: &Project) -> Result<Vec<Step>> {
     if tier == Tier::Full {
         steps.push(step("dependencies", "cargo deny check", dependencies));
         steps.push(step("clients", "cargo verify --full --only clients", clients::run));
+        steps.push(step("browser", "cargo verify --full --only browser", browser::run));
         steps.push(step("contract", "cargo verify --full --only contract", contract::run));
         steps.push(step("image", "cargo xtask image", image));
     }

@@ -83,7 +83,10 @@ mod tests {
         for (body, options) in [
             (r#"{"model":"m"}"#, json!({ "include_usage": true })),
             (r#"{"model":"m","stream":false,"stream_options":null}"#, json!({ "include_usage": true })),
-            (r#"{"model":"m","stream_options":{"x":1,"include_usage":false}}"#, json!({ "x": 1, "include_usage": true })),
+            (
+                r#"{"model":"m","stream_options":{"x":1,"include_usage":false}}"#,
+                json!({ "x": 1, "include_usage": true }),
+            ),
         ] {
             let body = for_a_stream(&Bytes::from_static(body.as_bytes())).unwrap();
             let body: Value = serde_json::from_slice(&body).unwrap();

@@ -60,7 +60,8 @@ impl Modify for Security {
             SecurityScheme::Http(scheme.description(Some(description)).build())
         };
         let key = ApiKeyValue::with_description("X-API-Key", "A key from `POST /v1/api-keys`.");
-        let ticket = ApiKeyValue::with_description("ticket", "From `POST /v1/runs/{id}/ticket`, for EventSource.");
+        let ticket =
+            ApiKeyValue::with_description("ticket", "From `POST /v1/runs/{id}/ticket`, for EventSource.");
         let schemes = [
             (
                 "bearer",

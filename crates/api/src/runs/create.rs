@@ -104,5 +104,6 @@ async fn begin(state: AppState, id: Uuid, accepted: Accepted) -> Result<()> {
 
 fn too_many(limit: u64) -> Error {
     let detail = format!("Only {limit} runs at a time may wait or run: stop one, or wait for one to end.");
-    Error::new(StatusCode::TOO_MANY_REQUESTS, "too_many_runs", detail).with_retry_after(Duration::from_secs(5))
+    Error::new(StatusCode::TOO_MANY_REQUESTS, "too_many_runs", detail)
+        .with_retry_after(Duration::from_secs(5))
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     SCOPE, find, redis_is_out,
-    viewer::{From, Viewer},
+    viewer::{Since, Viewer},
 };
 use crate::{
     AppState, Error, Result,
@@ -52,7 +52,7 @@ pub(super) async fn events(
     caller.require_scope(SCOPE)?;
     let from = last_event_id(&headers)?;
     let run = find(&state, &caller, id).await?;
-    if from == From::End && run.ended_at.is_some() {
+    if from == Since::End && run.ended_at.is_some() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let viewer = Viewer::new(state, caller, ticket, permit, id, from);
@@ -68,12 +68,12 @@ pub(super) async fn events(
     Ok((headers, Body::from_stream(frames)).into_response())
 }
 
-fn last_event_id(headers: &HeaderMap) -> Result<From> {
-    let Some(value) = headers.get("last-event-id") else { return Ok(From::Begin) };
+fn last_event_id(headers: &HeaderMap) -> Result<Since> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(Since::Begin) };
     match value.to_str() {
-        Ok("") => Ok(From::Begin),
-        Ok("end") => Ok(From::End),
-        Ok(text) if text.parse::<EventId>().is_ok() => Ok(text.parse().map_or(From::Begin, From::After)),
+        Ok("") => Ok(Since::Begin),
+        Ok("end") => Ok(Since::End),
+        Ok(text) if text.parse::<EventId>().is_ok() => Ok(text.parse().map_or(Since::Begin, Since::After)),
         _ => Err(Error::bad_request(
             "invalid_last_event_id",
             "Last-Event-ID is not the id of an event of this stream.",
@@ -137,12 +137,7 @@ impl Reader {
 }
 
 /// Who has this ticket. Whoever has a wrong one is charged to their address.
-async fn by_ticket(
-    state: &AppState,
-    run: Uuid,
-    text: &str,
-    who: &Anonymous,
-) -> Result<(Caller, Ticket)> {
+async fn by_ticket(state: &AppState, run: Uuid, text: &str, who: &Anonymous) -> Result<(Caller, Ticket)> {
     let holder = match Ticket::parse(text) {
         None => None,
         Some(ticket) => {

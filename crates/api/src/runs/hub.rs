@@ -60,8 +60,10 @@ impl Hub {
     pub(super) async fn subscribe(&self, run: Uuid) -> Result<broadcast::Receiver<Arc<Entry>>, RedisError> {
         let cursor = self.inner.events.last_id(run).await?;
         let mut board = self.inner.lock();
-        let topic =
-            board.topics.entry(run).or_insert_with(|| Topic { cursor, viewers: broadcast::Sender::new(BEHIND) });
+        let topic = board
+            .topics
+            .entry(run)
+            .or_insert_with(|| Topic { cursor, viewers: broadcast::Sender::new(BEHIND) });
         let receiver = topic.viewers.subscribe();
         if !std::mem::replace(&mut board.has_reader, true) {
             let reader = Reader { inner: self.inner.clone() };

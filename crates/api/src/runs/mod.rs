@@ -117,16 +117,18 @@ impl From<db::runs::Run> for RunBody {
 
 /// The caller's own run; somebody else's is as if it were not there. One that nobody works at any more is ended first.
 async fn find(state: &AppState, caller: &Caller, id: Uuid) -> Result<db::runs::Run> {
-    let look = async || {
-        let found = state.database.call("runs.find", async |c| db::runs::find(c, caller.user_id, id).await);
-        found.await?.ok_or_else(Error::not_found)
-    };
-    let run = look().await?;
+    let run = find_as_it_is(state, caller, id).await?;
     if run.ended_at.is_some() || run.has_job {
         return Ok(run);
     }
     ::runs::end_lost(&state.database, &state.runs.events, &state.limiter, Some(id)).await?;
-    look().await
+    find_as_it_is(state, caller, id).await
+}
+
+async fn find_as_it_is(state: &AppState, caller: &Caller, id: Uuid) -> Result<db::runs::Run> {
+    let found =
+        state.database.call("runs.find", async |c| db::runs::find(c, caller.user_id, id).await).await?;
+    found.ok_or_else(Error::not_found)
 }
 
 /// Redis is out, and without it nobody can read a run.

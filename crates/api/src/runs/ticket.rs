@@ -41,8 +41,8 @@ pub(super) async fn create(
 ) -> Result<impl IntoResponse> {
     caller.require_scope(SCOPE)?;
     find(&state, &caller, id).await?;
-    let ticket =
-        Ticket::generate().ok_or_else(|| Error::internal(anyhow::anyhow!("no randomness from the system")))?;
+    let ticket = Ticket::generate()
+        .ok_or_else(|| Error::internal(anyhow::anyhow!("no randomness from the system")))?;
     let Caller { user_id, session_id, api_key_id, .. } = caller;
     let holder = Holder { user_id, session_id, api_key_id };
     if !state.runs.events.add_ticket(id, &ticket, &holder).await.map_err(redis_is_out)? {

@@ -27,7 +27,7 @@ const END: &str = "end";
 
 /// Where a viewer begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum From {
+pub(super) enum Since {
     /// With the first event.
     Begin,
     /// After this one.
@@ -76,13 +76,13 @@ impl Viewer {
         ticket: Option<Ticket>,
         permit: StreamPermit,
         run: Uuid,
-        from: From,
+        since: Since,
     ) -> Self {
         metrics::gauge!("run_viewers").increment(1);
         let heartbeat_at = Instant::now() + state.config.ai.heartbeat;
-        let (position, seen) = match from {
-            From::After(id) => (Some(id), Seen::Unknown),
-            From::Begin | From::End => (None, Seen::Nothing),
+        let (position, seen) = match since {
+            Since::After(id) => (Some(id), Seen::Unknown),
+            Since::Begin | Since::End => (None, Seen::Nothing),
         };
         Self {
             state,
@@ -202,7 +202,12 @@ impl Viewer {
             self.is_over = true;
             let detail = "The session, API key or ticket was ended, or the run was deleted.";
             let mut frame = String::new();
-            write_event(&mut frame, None, Some("revoked"), &json!({ "code": "revoked", "detail": detail }).to_string());
+            write_event(
+                &mut frame,
+                None,
+                Some("revoked"),
+                &json!({ "code": "revoked", "detail": detail }).to_string(),
+            );
             return Some(frame.into());
         }
         if let Ok(run) = run

@@ -29,6 +29,7 @@ mod rate_limits;
 mod releases;
 mod revocation;
 mod round_trips;
+mod runs;
 mod shutdown;
 mod slow_clients;
 mod smuggling;

@@ -12,6 +12,9 @@ const SESSIONS_KEPT: TimeDelta = TimeDelta::days(30);
 /// Longer than any sender sends an event again, and any delivery is tried.
 const WEBHOOKS_KEPT: TimeDelta = TimeDelta::days(30);
 
+/// Runs that ended are kept so long; their events are gone before.
+const RUNS_KEPT: TimeDelta = TimeDelta::days(30);
+
 /// Expired one-time tokens are kept so long, so that an operator can see what happened.
 const TOKENS_KEPT: TimeDelta = TimeDelta::days(7);
 
@@ -21,6 +24,7 @@ pub struct Deleted {
     sessions: u64,
     one_time_tokens: u64,
     webhooks: u64,
+    runs: u64,
     queue: u64,
 }
 
@@ -42,7 +46,10 @@ pub async fn run(context: Context, _: JobContext, _: Cleanup) -> Result<Deleted,
         Ok(events + db::webhook_deliveries::delete_old(c, before).await?)
     };
     let webhooks = database.call("webhooks.delete_old", delete).await?;
+    runs::end_lost(database, &context.run_events, &context.limiter, None).await?;
+    let before = now - RUNS_KEPT;
+    let runs = database.call("runs.delete_ended", async |c| db::runs::delete_ended(c, before).await).await?;
     let queue = database.call("jobs.prune", async |c| Ok::<_, JobError>(jobs::prune(c).await?)).await?;
-    tracing::info!(sessions, one_time_tokens, webhooks, queue, "cleaned up");
-    Ok(Deleted { sessions, one_time_tokens, webhooks, queue })
+    tracing::info!(sessions, one_time_tokens, webhooks, runs, queue, "cleaned up");
+    Ok(Deleted { sessions, one_time_tokens, webhooks, runs, queue })
 }

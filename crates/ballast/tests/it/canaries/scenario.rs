@@ -57,6 +57,7 @@ pub(super) async fn every_route_works(w: &mut World, pool: &PgPool, metrics_toke
     webhook(w).await;
     webhook_endpoints(w, &people.user.who).await;
     user_jobs(w, &people.user.who).await;
+    runs(w, &people.user.who).await;
     administration(w, &people.admin.who).await;
     limits(w, &people.admin.who, &people.email).await;
     people
@@ -225,6 +226,22 @@ async fn user_jobs(w: &mut World, who: &Who) {
     let long = id(w.ok(who, "POST /v1/jobs", &[], echo(json!({ "sleep_ms": 60_000 }))).await.json());
     w.ok(who, "POST /v1/jobs/{id}/cancel", &[&long], NONE).await;
     until(w, who, "GET /v1/jobs/{id}", &long, "cancelled").await;
+}
+
+/// One that is read with a ticket, and one that is stopped.
+async fn runs(w: &mut World, who: &Who) {
+    let prompt = w.secrets.new_value("the prompt of a run", Class::Content);
+    let body = json!({ "model": "sim-small", "messages": [{ "role": "user", "content": prompt }] });
+    let id = w.ok(who, "POST /v1/runs", &[], body.clone()).await.json()["id"].as_str().unwrap().to_owned();
+    let made = w.ok(who, "POST /v1/runs/{id}/ticket", &[&id], NONE).await.json();
+    let ticket = made["ticket"].as_str().unwrap();
+    w.secrets.learn("a ticket", ticket, Class::Secret);
+    let (events, query) = ("GET /v1/runs/{id}/events", format!("?ticket={ticket}"));
+    let answer = w.send(&Who::default(), events, &[&id], &query, HeaderMap::new(), None).await;
+    assert!(answer.text.contains("event: end"), "{}", answer.text);
+    w.ok(who, "GET /v1/runs/{id}", &[&id], NONE).await;
+    w.ok(who, "DELETE /v1/runs/{id}/ticket", &[&id], NONE).await;
+    w.ok(who, "DELETE /v1/runs/{id}", &[&id], NONE).await;
 }
 
 async fn administration(w: &mut World, admin: &Who) {

@@ -60,7 +60,7 @@ impl Secrets {
         };
         match value.split_once('_') {
             // A random token behind its prefix: its bytes may be written down in another way.
-            Some(("rt" | "ot", random)) => {
+            Some(("rt" | "ot" | "tk", random)) => {
                 add(random);
                 let bytes = URL_SAFE_NO_PAD.decode(random).unwrap();
                 self.needles.insert(api::auth::hex(&bytes), (name.to_owned(), class));
@@ -87,7 +87,7 @@ impl Secrets {
     /// What looks like a refresh token or a mailed one, whether it is known here or not.
     pub(super) fn tokens_in(text: &str) -> Vec<String> {
         let part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        ["rt_", "ot_"]
+        ["rt_", "ot_", "tk_"]
             .iter()
             .flat_map(|prefix| text.match_indices(prefix))
             .filter(|(at, _)| !text[..*at].ends_with(part))

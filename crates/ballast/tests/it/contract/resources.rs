@@ -21,6 +21,7 @@ use Behind::{Owned, Shared};
 const RESOURCES: &[(&str, Behind)] = &[
     ("/v1/api-keys/", Owned("POST /v1/api-keys", "/id")),
     ("/v1/jobs/", Owned("POST /v1/jobs", "/id")),
+    ("/v1/runs/", Owned("POST /v1/runs", "/id")),
     ("/v1/admin/jobs/", Owned("POST /v1/jobs", "/id")),
     ("/v1/sessions/", Owned("GET /v1/sessions", "/data/0/id")),
     ("/v1/admin/api-keys/", Owned("POST /v1/api-keys", "/id")),

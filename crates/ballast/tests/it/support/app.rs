@@ -202,6 +202,19 @@ impl Drop for TestApp {
 }
 
 impl Persona {
+    /// Somebody with this access token, at an address that is no [`TestApp`]'s.
+    pub(crate) fn at_url(url: &str, token: &str) -> Self {
+        let nobody = Self {
+            client: reqwest::Client::new(),
+            url: url.to_owned(),
+            credential: None,
+            forwarded_for: None,
+            email: String::new(),
+            refresh_token: String::new(),
+        };
+        nobody.with_token(token)
+    }
+
     pub(crate) fn with_token(mut self, token: &str) -> Self {
         self.credential = Some(("authorization", format!("Bearer {token}")));
         self

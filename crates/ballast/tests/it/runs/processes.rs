@@ -1,0 +1,74 @@
+//! Real processes: two replicas of the API, and workers that die.
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use super::{S, names, open, rest, some, start, text, until};
+use crate::support::{Deployment, PASSWORD, Persona, free_port, ready};
+
+/// Cases A13 and W1, for runs: the worker is killed in the middle.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_killed_in_the_middle_of_a_run_is_replaced_and_the_stream_says_so() {
+    let stack = Deployment::new().await;
+    let [one, two, first, second] = [free_port(), free_port(), free_port(), free_port()];
+    let quick = [("WORKER_LEASE", "2s"), ("WORKER_POLL_INTERVAL", "200ms")];
+    let mut apis = [stack.start("api", one, &[]), stack.start("api", two, &[])];
+    let worker = stack.start("worker", first, &quick);
+    for port in [one, two, first] {
+        ready(port).await;
+    }
+    let client = reqwest::Client::new();
+    let [here, there] = [one, two].map(|port| format!("http://127.0.0.1:{port}"));
+    let account = json!({ "email": "runner@example.com", "password": PASSWORD });
+    client.post(format!("{here}/v1/auth/register")).json(&account).send().await.unwrap();
+    let tokens = client.post(format!("{here}/v1/auth/login")).json(&account).send().await.unwrap();
+    let tokens: serde_json::Value = tokens.json().await.unwrap();
+    let user = Persona::at_url(&here, tokens["access_token"].as_str().unwrap());
+
+    let path = start(&user, "[[sim tokens=60 token-interval-ms=100]]").await;
+    let made = user.post(&format!("{path}/ticket"), serde_json::Value::Null).await.expect(201).json();
+    let (ticket, url) =
+        (made["ticket"].as_str().unwrap().to_owned(), made["url"].as_str().unwrap().to_owned());
+    let mut viewer = client.get(format!("{here}{url}")).send().await.unwrap();
+    let before = some(&mut viewer, 5).await;
+    worker.signal(Signal::SIGKILL);
+    let replacement = stack.start("worker", second, &quick);
+    ready(second).await;
+    // One viewer stays, one comes back to the other replica with what it has seen.
+    let back = client.get(format!("{there}{url}")).header("last-event-id", &before.last().unwrap().id);
+    let (stayed, came_back) = tokio::join!(rest(viewer), rest_of(back));
+    let stayed = [before.clone(), stayed].concat();
+    assert_eq!(names(&stayed), ["queued", "started", "", "restarted", "", "end"]);
+    assert_eq!([before, came_back].concat(), stayed, "both saw the same");
+    assert_eq!(stayed.last().unwrap().json()["state"], "completed");
+    let whole = stack.engine.stats();
+    assert_eq!((whole.completed, whole.cancelled), (1, 1), "{whole:?}");
+    assert!(text(&stayed).len() > 100, "{}", text(&stayed));
+    let rows: Vec<(String,)> =
+        sqlx::query_as("select outcome from usage_event").fetch_all(stack.database.pool()).await.unwrap();
+    assert_eq!(rows, [("ok".to_owned(),)], "once");
+
+    // A deploy of the API does not touch a run; a deploy of the worker makes it begin again.
+    let second_run = start(&user, "[[sim tokens=60 token-interval-ms=100]]").await;
+    until(&user, &second_run, "running").await;
+    for api in &mut apis {
+        api.signal(Signal::SIGTERM);
+    }
+    for api in &mut apis {
+        assert!(api.wait(S(20)).await.0.success(), "{}", api.output());
+    }
+    let api = stack.start("api", one, &[]);
+    ready(one).await;
+    let events = rest(open(&user, &second_run, None).await).await;
+    assert_eq!(names(&events), ["queued", "started", "", "end"]);
+
+    for process in [&apis[0], &apis[1], &worker, &replacement, &api] {
+        let output = process.output();
+        assert!(!output.contains(&ticket) && !output.contains("ticket="), "a ticket is in the log");
+        assert!(output.contains("\"level\""), "there is a log");
+    }
+}
+
+async fn rest_of(request: reqwest::RequestBuilder) -> Vec<super::Event> {
+    rest(request.send().await.unwrap()).await
+}
