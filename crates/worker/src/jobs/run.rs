@@ -4,7 +4,7 @@ mod generation;
 
 use std::time::Duration;
 
-use ::runs::{Held, Kind, Place};
+use ::runs::{Held, Kind};
 use anyhow::anyhow;
 use db::{
     PgConnection,
