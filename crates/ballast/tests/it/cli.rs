@@ -52,7 +52,7 @@ fn a_wrong_configuration_is_told_whole_with_exit_code_78_and_without_secrets() {
         let started = std::time::Instant::now();
         let (code, stdout, stderr) = run(&[role], &vars);
         assert_eq!(code, 78, "{role}: {stderr}");
-        assert!(started.elapsed() < Duration::from_secs(2));
+        assert!(started.elapsed() < Duration::from_secs(10));
         for name in ["PORT", "DATABASE_URL", "REDIS_URL"] {
             assert!(stderr.contains(name), "{role}: {stderr}");
         }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use test_support::TestDatabase;
 
-use crate::support::{Deployment, PASSWORD, Process, eventually, free_port, in_full, ready};
+use crate::support::{Deployment, PASSWORD, Process, eventually, free_port, in_full, ready, within};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 const LIMITS: [(&str, &str); 4] = [
@@ -162,7 +162,7 @@ async fn a_termination_under_load_fails_no_accepted_request_and_cuts_no_stream()
         assert_eq!(idle.get(format!("http://127.0.0.1:{port}/livez")).send().await.unwrap().status(), 200);
         tokio::time::sleep(S(2)).await;
         process.signal(Signal::SIGTERM);
-        eventually("readiness goes first, while it still listens", S(2), async || {
+        within("readiness goes first, while it still listens", S(2), async || {
             reqwest::get(format!("http://127.0.0.1:{port}/readyz")).await.is_ok_and(|r| r.status() == 503)
         })
         .await;
