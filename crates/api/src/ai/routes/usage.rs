@@ -56,12 +56,13 @@ pub(super) struct DayUsage {
 /// A request is counted as soon as its answer has ended: what this replica has not written yet is written first.
 #[utoipa::path(get, path = "/v1/usage", tag = "ai", security(("bearer" = []), ("api_key" = [])), params(Period),
     responses((status = 200, body = UsageReport), (status = 400, body = Problem), (status = 401, body = Problem),
-              (status = 422, body = Problem), (status = 429, body = Problem), (status = 503, body = Problem)))]
+              (status = 403, body = Problem), (status = 422, body = Problem), (status = 429, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn usage(
     State(state): State<AppState>,
     caller: Caller,
     Query(period): Query<Period>,
 ) -> Result<Json<UsageReport>> {
+    caller.require_scope("ai")?;
     let days = period.days.unwrap_or(30);
     if !(1..=366).contains(&days) {
         return Err(Error::invalid("days", "must be between 1 and 366"));
