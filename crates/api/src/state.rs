@@ -83,7 +83,14 @@ impl AppState {
         let keyring = Keyring::from_config(&config.auth, clock.clone())?;
         let passwords = Passwords::new(config.auth.password_hash_concurrency, lifecycle.clone())?;
         let sealing = SealingKeys::from_config(&config.credentials.keys)?;
-        let ai = Ai::from_config(&config.ai, &lifecycle, database.clone(), limiter.clone(), clock.clone())?;
+        let ai = Ai::from_config(
+            &config.ai,
+            &lifecycle,
+            database.clone(),
+            redis.clone(),
+            limiter.clone(),
+            clock.clone(),
+        )?;
         let health = Registry::new(lifecycle.clone(), env!("CARGO_PKG_VERSION"));
         let key_records = crate::auth::KeyRecords::default();
         let webhook_senders = webhook_senders(&config.webhooks)?;

@@ -40,6 +40,6 @@ pub use self::{
     engines::Engines,
     error::EngineError,
     fault::{Fault, Timer},
-    request::{Asked, Name, Request, Want},
+    request::{Asked, FORWARDED, Name, Request, Want},
     usage::{Report, Usage},
 };

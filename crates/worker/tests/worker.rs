@@ -3,6 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use config::{Environment, MapVars, ShutdownConfig, WorkerConfig};
 use db::{
     Database,
@@ -104,6 +105,7 @@ fn event(user_id: Uuid, outcome: &'static str, prompt_tokens: i64) -> UsageEvent
         prompt_tokens,
         completion_tokens: 2,
         estimated: false,
+        cached: false,
         outcome,
         first_token_ms: None,
         duration_ms: 1,
@@ -133,6 +135,91 @@ async fn the_roll_up_counts_every_event_once_however_often_it_runs() {
     assert_eq!(hour, (3, 1, 16, 6));
 }
 
+/// Raw rows added up by hour, user and model, as a test would do it that knows no roll-up.
+const RAW: &str = "select date_trunc('hour', occurred_at, 'UTC'), user_id, model, count(*),
+    count(*) filter (where outcome <> 'ok'), count(*) filter (where cached), sum(prompt_tokens)::bigint,
+    sum(completion_tokens)::bigint from usage_event group by 1, 2, 3 order by 1, 2, 3";
+const SUMS: &str = "select hour, user_id, model, requests, errors, cached, prompt_tokens, completion_tokens
+    from usage_hour order by 1, 2, 3";
+type Sums = Vec<(DateTime<Utc>, Uuid, String, i64, i64, i64, i64, i64)>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sums_by_hour_are_those_of_the_raw_rows_whoever_adds_them_up_and_whenever() {
+    let mut bench = Bench::new().await;
+    let users = [Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4()];
+    let begin: DateTime<Utc> = "2026-03-28T22:00:00Z".parse().unwrap();
+    // Two writers, three that add up, over a change of summer time and days.
+    let write = |seed: i64| {
+        let (pool, users) = (bench.database.pool().clone(), users);
+        async move {
+            for batch in 0..40 {
+                let events: Vec<_> = (0..50_i64)
+                    .map(|i| {
+                        let n = (seed * 7_919 + batch * 50 + i) * 2_654_435_761 % 1_000_003;
+                        let outcome = ["ok", "ok", "client_abort", "engine_error"][(n % 4) as usize];
+                        UsageEvent {
+                            occurred_at: begin + TimeDelta::seconds(n % 100_000),
+                            model: ["m", "n", "漢"][(n % 3) as usize].into(),
+                            completion_tokens: n % 77,
+                            cached: n % 5 == 0,
+                            ..event(users[(n % 3) as usize], outcome, n % 1_000)
+                        }
+                    })
+                    .collect();
+                let mut c = pool.acquire().await.unwrap();
+                db::usage::insert(&mut c, &events).await.unwrap();
+            }
+        }
+    };
+    let add_up = || {
+        let pool = bench.database.pool().clone();
+        async move {
+            let mut c = pool.acquire().await.unwrap();
+            let mut counted = 0;
+            while counted < 100 {
+                db::usage::roll_up(&mut c, 97).await.unwrap();
+                counted += 1;
+            }
+        }
+    };
+    tokio::join!(write(1), write(2), add_up(), add_up(), add_up());
+    bench.run(UsageRollup {}).await;
+    let raw: Sums = sqlx::query_as(RAW).fetch_all(&mut bench.conn).await.unwrap();
+    let sums: Sums = sqlx::query_as(SUMS).fetch_all(&mut bench.conn).await.unwrap();
+    assert!(raw.len() > 50, "{}", raw.len());
+    assert_eq!(raw.iter().map(|row| row.3).sum::<i64>(), 4_000);
+    assert_eq!(sums, raw);
+}
+
+#[tokio::test]
+async fn single_requests_are_forgotten_after_90_days_and_their_sums_are_kept() {
+    let mut bench = Bench::new().await;
+    let user = Uuid::new_v4();
+    let ago =
+        |days: i64| UsageEvent { occurred_at: Utc::now() - TimeDelta::days(days), ..event(user, "ok", 10) };
+    db::usage::insert(&mut bench.conn, &[ago(91), ago(100), ago(89)]).await.unwrap();
+    let since = Utc::now() - TimeDelta::days(366);
+    let before = db::usage::by_day(&mut bench.conn, user, since).await.unwrap();
+    let job = bench.run(Cleanup {}).await;
+    assert_eq!(job.result.unwrap()["usage_events"], 0, "what is not yet counted stays");
+    bench.run(UsageRollup {}).await;
+    let job = bench.run(Cleanup {}).await;
+    assert_eq!(job.result.unwrap()["usage_events"], 2);
+    let after = db::usage::by_day(&mut bench.conn, user, since).await.unwrap();
+    assert_eq!(format!("{after:?}"), format!("{before:?}"), "nobody sees it in one's usage");
+    let left: i64 =
+        sqlx::query_scalar("select count(*) from usage_event").fetch_one(&mut bench.conn).await.unwrap();
+    assert_eq!(left, 1);
+    // More than one statement takes.
+    let many: Vec<_> = (0..5_100).map(|_| UsageEvent { prompt_tokens: 1, ..ago(200) }).collect();
+    for batch in many.chunks(1_000) {
+        db::usage::insert(&mut bench.conn, batch).await.unwrap();
+    }
+    bench.run(UsageRollup {}).await;
+    let job = bench.run(Cleanup {}).await;
+    assert_eq!(job.result.unwrap()["usage_events"], 5_100);
+}
+
 #[tokio::test]
 async fn a_roll_up_that_waits_already_is_not_enqueued_twice() {
     let mut bench = Bench::new().await;
@@ -149,7 +236,7 @@ async fn keeping_partitions_and_cleaning_up_run_and_report() {
     let job = bench.run(Cleanup {}).await;
     assert_eq!(
         job.result,
-        Some(json!({"sessions": 0, "one_time_tokens": 0, "webhooks": 0, "queue": 0})),
+        Some(json!({"sessions": 0, "one_time_tokens": 0, "webhooks": 0, "usage_events": 0, "queue": 0})),
         "{:?}",
         job.errors
     );

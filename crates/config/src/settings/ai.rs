@@ -5,7 +5,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
-use super::{DAY, HOUR, MS, S, http_url};
+use super::{CacheConfig, DAY, HOUR, MS, S, http_url};
 use crate::reader::Reader;
 
 /// The AI engine.
@@ -33,6 +33,8 @@ pub struct AiConfig {
     pub heartbeat: Duration,
     /// Largest request body.
     pub max_body_bytes: usize,
+    /// Answers that are kept.
+    pub cache: CacheConfig,
 }
 
 impl AiConfig {
@@ -48,6 +50,7 @@ impl AiConfig {
         let retries = r.number("ENGINE_RETRIES", 0, 3);
         let heartbeat = r.duration("STREAM_HEARTBEAT", MS(50), S(300));
         let max_body = r.number("AI_MAX_BODY_BYTES", 1_024, 268_435_456);
+        let cache = CacheConfig::read(r);
         Some(Self {
             engine_url: engine_url?,
             engine_api_key,
@@ -60,6 +63,7 @@ impl AiConfig {
             retries: retries? as u32,
             heartbeat: heartbeat?,
             max_body_bytes: max_body? as usize,
+            cache: cache?,
         })
     }
 }

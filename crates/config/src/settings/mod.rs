@@ -5,6 +5,7 @@
 
 mod ai;
 mod auth;
+mod cache;
 mod credentials;
 mod limits;
 mod process;
@@ -14,6 +15,7 @@ mod work;
 
 pub use ai::AiConfig;
 pub use auth::AuthConfig;
+pub use cache::{CacheConfig, CachedRoute};
 pub use credentials::CredentialsConfig;
 pub use limits::LimitsConfig;
 pub use process::{HttpConfig, RuntimeConfig, ShutdownConfig, TelemetryConfig};

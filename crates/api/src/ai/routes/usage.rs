@@ -33,16 +33,18 @@ pub(super) struct UsageReport {
 
 /// Usage of one model on one day.
 #[derive(Serialize, ToSchema)]
-pub(super) struct DayUsage {
+pub(crate) struct DayUsage {
     /// The day (UTC).
     #[schema(example = "2026-11-21")]
     day: String,
     /// The model.
     model: String,
-    /// Requests that reached the engine.
+    /// Requests that were admitted.
     requests: i64,
     /// Those of them that did not end well.
     errors: i64,
+    /// Those of them that the cache answered: they cost no tokens.
+    cached: i64,
     /// Tokens read.
     prompt_tokens: i64,
     /// Tokens written.
@@ -82,6 +84,7 @@ impl From<db::usage::DayUsage> for DayUsage {
             model: row.model,
             requests: row.requests,
             errors: row.errors,
+            cached: row.cached,
             prompt_tokens: row.prompt_tokens,
             completion_tokens: row.completion_tokens,
             total_tokens: row.prompt_tokens + row.completion_tokens,

@@ -229,6 +229,7 @@ async fn user_jobs(w: &mut World, who: &Who) {
 
 async fn administration(w: &mut World, admin: &Who) {
     w.ok(admin, "GET /v1/admin/audit", &[], NONE).await;
+    w.ok(admin, "GET /v1/admin/usage", &[], NONE).await;
     w.ok(admin, "GET /v1/admin/cron", &[], NONE).await;
     w.ok(admin, "GET /v1/admin/queues", &[], NONE).await;
     w.ok(admin, "POST /v1/admin/queues/{name}/pause", &["default"], NONE).await;
