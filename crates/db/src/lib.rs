@@ -14,6 +14,7 @@
 
 pub mod api_keys;
 pub mod audit;
+pub mod backfills;
 pub mod credentials;
 mod database;
 mod error;
@@ -23,6 +24,7 @@ pub mod one_time_tokens;
 mod redis;
 pub mod seal;
 pub mod sessions;
+pub mod subscriptions;
 pub mod usage;
 pub mod users;
 pub mod webhook_deliveries;

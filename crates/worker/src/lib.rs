@@ -6,11 +6,13 @@
 //!
 //! The queue itself (leases, retries, draining) is the `jobs` crate; payloads and rules are in `job-specs`.
 
+mod backfill;
 mod context;
 pub mod jobs;
 mod mail;
 pub mod schedule;
 mod start;
+mod subscriptions;
 
 pub use context::{Context, OpenCredential};
 pub use mail::Mailer;

@@ -9,6 +9,7 @@ mod jwks;
 mod me;
 mod root;
 mod sessions;
+mod subscription;
 mod webhook_endpoints;
 mod webhooks;
 
@@ -22,6 +23,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(root::root))
         .routes(routes!(jwks::jwks))
         .routes(routes!(me::me))
+        .routes(routes!(subscription::subscription))
         .merge(admin::router())
         .merge(auth::router())
         .merge(sessions::router())

@@ -19,7 +19,7 @@ pub use limits::LimitsConfig;
 pub use process::{HttpConfig, RuntimeConfig, ShutdownConfig, TelemetryConfig};
 pub use stores::{DatabaseConfig, RedisConfig, StoresConfig};
 pub use webhooks::WebhooksConfig;
-pub use work::{MailConfig, QueueConfig};
+pub use work::{MailConfig, QueueConfig, RetentionConfig};
 
 use std::time::Duration;
 
@@ -73,6 +73,8 @@ pub struct WorkerConfig {
     pub queue: QueueConfig,
     /// AI engine.
     pub ai: AiConfig,
+    /// What the clean-up keeps.
+    pub retention: RetentionConfig,
     /// E-mail.
     pub mail: MailConfig,
     /// Stored credentials of other systems.
@@ -132,6 +134,7 @@ impl WorkerConfig {
         let stores = StoresConfig::read(r);
         let queue = QueueConfig::read(r);
         let ai = AiConfig::read(r);
+        let retention = RetentionConfig::read(r);
         let from = r.get::<String>("MAIL_FROM");
         let resend_api_key = r.get::<String>("RESEND_API_KEY").map(SecretString::from);
         let credentials = CredentialsConfig::read(r);
@@ -142,6 +145,7 @@ impl WorkerConfig {
             stores: stores?,
             queue: queue?,
             ai: ai?,
+            retention: retention?,
             mail: MailConfig { from: from?, resend_api_key, app_url },
             credentials: credentials?,
             public_url: public_url?,
