@@ -246,6 +246,8 @@ pub const VARIABLES: &[Variable] = &[
         "A worker that was silent for so long is taken for dead and its jobs are run elsewhere (1s to 10m)."),
     v(WORK, "JOB_RETENTION", Worker, Value("7d"), "7d",
         "How long finished jobs are kept (1d to 365d)."),
+    v(WORK, "EMBEDDING_MODEL", Worker, Value("text-embedding-3-small"), "nomic-embed-text",
+        "The engine's model that documents are embedded with. Numbers of two models cannot be compared: after a change, documents are to be handed in anew."),
     v(WORK, "AUDIT_LOG_RETENTION", Worker, Value("365d"), "730d",
         "How long security events are kept (1d to 3650d)."),
     v(WORK, "USAGE_EVENT_RETENTION", Worker, Value("90d"), "30d",

@@ -17,6 +17,7 @@ pub mod audit;
 pub mod backfills;
 pub mod credentials;
 mod database;
+pub mod documents;
 mod error;
 pub mod invitations;
 mod migrate;

@@ -5,6 +5,7 @@
 
 mod backfills;
 mod credentials;
+mod documents;
 mod echo;
 mod mail;
 mod subscriptions;
@@ -17,6 +18,7 @@ use serde_json::Value;
 
 pub use backfills::BackfillEventTypes;
 pub use credentials::CheckCredential;
+pub use documents::IngestDocument;
 pub use echo::Echo;
 pub use mail::{AccountMail, SendEmail};
 pub use subscriptions::CheckRenewals;
@@ -97,6 +99,7 @@ pub const KINDS: &[Kind] = &[
     Kind::of::<DeliverWebhook>(),
     Kind::of::<Echo>(),
     Kind::of::<Heartbeat>(),
+    Kind::of::<IngestDocument>(),
     Kind::of::<KeepPartitions>(),
     Kind::of::<ProcessWebhook>(),
     Kind::of::<SendEmail>().private(&["to", "text", "html"]),

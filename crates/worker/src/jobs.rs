@@ -11,12 +11,13 @@ pub mod cleanup;
 pub mod deliver_webhook;
 pub mod echo;
 pub mod heartbeat;
+pub mod ingest_document;
 pub mod keep_partitions;
 pub mod process_webhook;
 pub mod send_email;
 pub mod usage_rollup;
 
-use jobs::Worker;
+use jobs::{JobSpec as _, Worker};
 
 use crate::Context;
 
@@ -30,6 +31,7 @@ pub(crate) fn register(worker: Worker, context: &Context) -> Worker {
         }};
     }
     worker
+        .queue(job_specs::IngestDocument::QUEUE, ingest_document::AT_A_TIME)
         .register::<job_specs::AccountMail, _, _, _>(with_context!(account_mail::run))
         .register::<job_specs::BackfillEventTypes, _, _, _>(with_context!(backfill_event_types::run))
         .register::<job_specs::CheckCredential, _, _, _>(with_context!(check_credential::run))
@@ -38,6 +40,7 @@ pub(crate) fn register(worker: Worker, context: &Context) -> Worker {
         .register::<job_specs::DeliverWebhook, _, _, _>(with_context!(deliver_webhook::run))
         .register::<job_specs::Echo, _, _, _>(with_context!(echo::run))
         .register::<job_specs::Heartbeat, _, _, _>(with_context!(heartbeat::run))
+        .register::<job_specs::IngestDocument, _, _, _>(with_context!(ingest_document::run))
         .register::<job_specs::KeepPartitions, _, _, _>(with_context!(keep_partitions::run))
         .register::<job_specs::ProcessWebhook, _, _, _>(with_context!(process_webhook::run))
         .register::<job_specs::SendEmail, _, _, _>(with_context!(send_email::run))

@@ -8,9 +8,11 @@
 
 mod backfill;
 mod context;
+mod embeddings;
 pub mod jobs;
 mod mail;
 pub mod schedule;
+mod split;
 mod start;
 mod subscriptions;
 

@@ -4,6 +4,7 @@ mod admin;
 pub mod api_keys;
 pub mod auth;
 mod credentials;
+mod documents;
 pub mod jobs;
 mod jwks;
 mod me;
@@ -29,6 +30,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .merge(sessions::router())
         .merge(api_keys::router())
         .merge(credentials::router())
+        .merge(documents::router())
         .merge(jobs::router())
         .merge(webhooks::router())
         .merge(webhook_endpoints::router())

@@ -18,6 +18,7 @@ mod cli;
 mod contract;
 mod credentials;
 mod dependencies;
+mod documents;
 mod edge;
 mod jobs;
 mod key_rotation;

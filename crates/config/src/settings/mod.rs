@@ -73,6 +73,8 @@ pub struct WorkerConfig {
     pub queue: QueueConfig,
     /// AI engine.
     pub ai: AiConfig,
+    /// What documents are embedded with.
+    pub embedding_model: String,
     /// What the clean-up keeps.
     pub retention: RetentionConfig,
     /// E-mail.
@@ -134,6 +136,7 @@ impl WorkerConfig {
         let stores = StoresConfig::read(r);
         let queue = QueueConfig::read(r);
         let ai = AiConfig::read(r);
+        let embedding_model = r.get("EMBEDDING_MODEL");
         let retention = RetentionConfig::read(r);
         let from = r.get::<String>("MAIL_FROM");
         let resend_api_key = r.get::<String>("RESEND_API_KEY").map(SecretString::from);
@@ -145,6 +148,7 @@ impl WorkerConfig {
             stores: stores?,
             queue: queue?,
             ai: ai?,
+            embedding_model: embedding_model?,
             retention: retention?,
             mail: MailConfig { from: from?, resend_api_key, app_url },
             credentials: credentials?,
