@@ -15,6 +15,7 @@ mod http;
 mod image;
 mod interrupts;
 mod prepare;
+mod removal;
 mod rename;
 mod smoke;
 mod stack;
@@ -54,6 +55,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Build the container image and try the compose stack
     Image(image::Args),
+    /// Remove each optional part in a copy of the tree, as docs/removing-parts.md says, and build what is left
+    Removal(removal::Args),
     /// Give the project another name: crate, program, images, documents
     Rename(rename::Args),
 }
@@ -81,6 +84,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Abuse(args) => abuse::run(args),
         Command::Fuzz(args) => fuzz::run(args),
         Command::Image(args) => image::run(args),
+        Command::Removal(args) => removal::run(args),
         Command::Rename(args) => rename::run(args),
     }
 }

@@ -30,8 +30,8 @@ pub use render::{configuration_md, env_example, env_production_example};
 pub use secrets::secrets;
 pub use settings::{
     AiConfig, ApiConfig, AuthConfig, CacheConfig, CachedRoute, CredentialsConfig, DatabaseConfig, HttpConfig,
-    LimitsConfig, MailConfig, QueueConfig, RedisConfig, RuntimeConfig, ShutdownConfig, StoresConfig,
-    TelemetryConfig, WebhooksConfig, WorkerConfig,
+    LimitsConfig, MailConfig, QueueConfig, RedisConfig, RetentionConfig, RuntimeConfig, ShutdownConfig,
+    StoresConfig, TelemetryConfig, WebhooksConfig, WorkerConfig,
 };
 pub use table::{UsedBy, VARIABLES, Variable, WhenUnset};
 pub use types::{Environment, LogFormat, Rate, SignUp, TrustedProxy};

@@ -14,8 +14,10 @@
 
 pub mod api_keys;
 pub mod audit;
+pub mod backfills;
 pub mod credentials;
 mod database;
+pub mod documents;
 mod error;
 pub mod invitations;
 mod migrate;
@@ -23,6 +25,7 @@ pub mod one_time_tokens;
 mod redis;
 pub mod seal;
 pub mod sessions;
+pub mod subscriptions;
 pub mod usage;
 pub mod users;
 pub mod webhook_deliveries;

@@ -98,6 +98,20 @@ pub async fn roll_up(c: &mut PgConnection, limit: i64) -> Result<i64> {
     Ok(count)
 }
 
+/// Deletes up to `limit` events that happened before `before` and are counted in the sums, which stay. Returns how many.
+pub async fn delete_counted(c: &mut PgConnection, before: DateTime<Utc>, limit: i64) -> Result<u64> {
+    let done = sqlx::query!(
+        "delete from usage_event
+         where id = any (array(
+             select id from usage_event where occurred_at < $1 and rolled_up order by occurred_at limit $2))",
+        before,
+        limit
+    )
+    .execute(c)
+    .await?;
+    Ok(done.rows_affected())
+}
+
 /// Usage of one model on one day.
 #[derive(Debug, Clone)]
 pub struct DayUsage {
@@ -214,17 +228,4 @@ pub async fn by_user(c: &mut PgConnection, filter: &Filter<'_>) -> Result<Vec<Us
     .fetch_all(c)
     .await?;
     Ok(rows)
-}
-
-/// Deletes up to `limit` events that ended before `before` and are counted, and returns how many. Their sums stay.
-pub async fn delete_counted(c: &mut PgConnection, before: DateTime<Utc>, limit: i64) -> Result<u64> {
-    let deleted = sqlx::query!(
-        "delete from usage_event where id = any (array(
-             select id from usage_event where occurred_at < $1 and rolled_up order by occurred_at limit $2))",
-        before,
-        limit,
-    )
-    .execute(c)
-    .await?;
-    Ok(deleted.rows_affected())
 }

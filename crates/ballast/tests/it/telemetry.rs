@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use test_support::{TestDatabase, test_redis};
 
-use crate::support::{Collector, Process, TestApp, eventually, free_port, metric, ready};
+use crate::support::{Collector, Deployment, Process, TestApp, eventually, free_port, metric, ready};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 const CANARY: &str = "canary-5b1f-secret";
@@ -170,4 +170,88 @@ async fn the_worker_counts_users_and_living_sessions() {
     for (name, labels, value) in wanted {
         assert!((metric(port, name, labels).await - value).abs() < 0.5, "{name} {labels}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_failed_for_good_reaches_sentry_once_with_its_kind_and_id() {
+    let deployment = Deployment::new().await;
+    let collector = Collector::start().await;
+    let dsn = format!("http://key@{}/1", collector.address);
+    let more = [("SENTRY_DSN", dsn.as_str()), ("WORKER_POLL_INTERVAL", "100ms")];
+    let port = free_port();
+    let mut worker = deployment.start("worker", port, &more);
+    ready(port).await;
+    let mut c = deployment.database.pool().acquire().await.unwrap();
+    let echo = |fail_times| job_specs::Echo { message: "hi".into(), sleep_ms: 0, fail_times };
+    let once = jobs::EnqueueOptions { max_attempts: Some(1), ..Default::default() };
+    // One that gets well again, one without attempts left, one that cannot be understood.
+    let retried = jobs::enqueue(&mut c, &echo(1), jobs::EnqueueOptions::default()).await.unwrap().id();
+    let failed = jobs::enqueue(&mut c, &echo(5), once.clone()).await.unwrap().id();
+    let unread = jobs::enqueue_raw(&mut c, "echo", json!({ "message": 1 }), once).await.unwrap().id();
+    eventually("the jobs end", S(30), async || {
+        let left: i64 = sqlx::query_scalar("select count(*) from job where kind = 'echo'")
+            .fetch_one(deployment.database.pool())
+            .await
+            .unwrap();
+        left == 0
+    })
+    .await;
+    worker.signal(Signal::SIGTERM);
+    assert!(worker.wait(S(10)).await.0.success(), "{}", worker.output());
+
+    let sentry = collector.text("/api/1/envelope");
+    let reports: Vec<Value> = sentry
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|item: &Value| item["event_id"].is_string() && item["level"] == "error")
+        .collect();
+    for (id, message) in [(failed, "job discarded: no attempts left"), (unread, "job discarded")] {
+        let of_job: Vec<_> = reports.iter().filter(|r| r["message"] == message).collect();
+        assert_eq!(of_job.len(), 1, "{message}: {sentry}");
+        let fields = &of_job[0]["contexts"]["Rust Tracing Fields"];
+        assert_eq!((&fields["kind"], &fields["job"]), (&json!("echo"), &json!(id)), "{}", of_job[0]);
+    }
+    assert_eq!(reports.len(), 2, "a failure that is tried again ({retried}) is none: {sentry}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_query_is_logged_with_its_statement_and_time_and_without_its_values() {
+    let deployment = Deployment::new().await;
+    let port = free_port();
+    let api = deployment.start("api", port, &[("DATABASE_SLOW_QUERY", "300ms")]);
+    ready(port).await;
+    let mut holder = deployment.database.pool().begin().await.unwrap();
+    sqlx::query("lock table users in access exclusive mode").execute(&mut *holder).await.unwrap();
+    let login = tokio::spawn(async move {
+        let body = json!({ "email": "canary@example.com", "password": CANARY });
+        reqwest::Client::new()
+            .post(format!("http://127.0.0.1:{port}/v1/auth/login"))
+            .json(&body)
+            .send()
+            .await
+            .unwrap()
+            .status()
+    });
+    let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    eventually("the login waits for the table", S(20), async || {
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(deployment.database.pool()).await.unwrap() > 0
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    holder.rollback().await.unwrap();
+    assert_eq!(login.await.unwrap(), 401);
+    let mut slow = Vec::new();
+    eventually("the log line", S(10), async || {
+        let output = api.output();
+        let lines = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        slow = lines
+            .filter(|line| line["message"].as_str().is_some_and(|m| m.contains("slow statement")))
+            .collect();
+        !slow.is_empty()
+    })
+    .await;
+    let line = slow[0].to_string();
+    assert_eq!(slow[0]["level"], "warn", "{line}");
+    assert!(line.contains("from users where email = $1") && line.contains("elapsed"), "{line}");
+    assert!(!api.output().contains("canary@example.com"), "values are not logged");
 }

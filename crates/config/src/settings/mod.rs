@@ -21,7 +21,7 @@ pub use limits::LimitsConfig;
 pub use process::{HttpConfig, RuntimeConfig, ShutdownConfig, TelemetryConfig};
 pub use stores::{DatabaseConfig, RedisConfig, StoresConfig};
 pub use webhooks::WebhooksConfig;
-pub use work::{MailConfig, QueueConfig};
+pub use work::{MailConfig, QueueConfig, RetentionConfig};
 
 use std::time::Duration;
 
@@ -75,6 +75,10 @@ pub struct WorkerConfig {
     pub queue: QueueConfig,
     /// AI engine.
     pub ai: AiConfig,
+    /// What documents are embedded with.
+    pub embedding_model: String,
+    /// What the clean-up keeps.
+    pub retention: RetentionConfig,
     /// E-mail.
     pub mail: MailConfig,
     /// Stored credentials of other systems.
@@ -134,6 +138,8 @@ impl WorkerConfig {
         let stores = StoresConfig::read(r);
         let queue = QueueConfig::read(r);
         let ai = AiConfig::read(r);
+        let embedding_model = r.get("EMBEDDING_MODEL");
+        let retention = RetentionConfig::read(r);
         let from = r.get::<String>("MAIL_FROM");
         let resend_api_key = r.get::<String>("RESEND_API_KEY").map(SecretString::from);
         let credentials = CredentialsConfig::read(r);
@@ -144,6 +150,8 @@ impl WorkerConfig {
             stores: stores?,
             queue: queue?,
             ai: ai?,
+            embedding_model: embedding_model?,
+            retention: retention?,
             mail: MailConfig { from: from?, resend_api_key, app_url },
             credentials: credentials?,
             public_url: public_url?,

@@ -1,6 +1,10 @@
 //! `cleanup`: deletes what has expired.
+//!
+//! It is part of the core: sessions, tokens and the queue's own leftovers go here. A part that is removed takes its lines along.
 
-use chrono::TimeDelta;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
 use job_specs::Cleanup;
 use jobs::{JobContext, JobError};
 use serde::Serialize;
@@ -11,13 +15,9 @@ use crate::Context;
 const SESSIONS_KEPT: TimeDelta = TimeDelta::days(30);
 /// Longer than any sender sends an event again, and any delivery is tried.
 const WEBHOOKS_KEPT: TimeDelta = TimeDelta::days(30);
-
 /// Expired one-time tokens are kept so long, so that an operator can see what happened.
 const TOKENS_KEPT: TimeDelta = TimeDelta::days(7);
-
-/// For questions about single requests; their sums by hour are kept for good.
-const USAGE_EVENTS_KEPT: TimeDelta = TimeDelta::days(90);
-/// Rows in one statement: short enough that nobody waits for it.
+/// Rows in one statement where there may be many: nobody waits long for it, and it ends before the call's deadline.
 const BATCH: i64 = 5_000;
 
 /// How many rows went.
@@ -26,6 +26,7 @@ pub struct Deleted {
     sessions: u64,
     one_time_tokens: u64,
     webhooks: u64,
+    audit_log: u64,
     usage_events: u64,
     queue: u64,
 }
@@ -33,13 +34,14 @@ pub struct Deleted {
 /// Each part is a call of its own: what is deleted stays deleted when a later part fails.
 pub async fn run(context: Context, attempt: JobContext, _: Cleanup) -> Result<Deleted, JobError> {
     let now = runtime::Clock::system().now();
-    let (before, tokens_before) = (now - SESSIONS_KEPT, now - TOKENS_KEPT);
     let database = &context.database;
+    let before = now - SESSIONS_KEPT;
     let sessions =
         database.call("sessions.delete_ended", async |c| db::sessions::delete_ended(c, before).await).await?;
+    let before = now - TOKENS_KEPT;
     let one_time_tokens = database
         .call("one_time_tokens.delete_expired", async |c| {
-            db::one_time_tokens::delete_expired(c, tokens_before).await
+            db::one_time_tokens::delete_expired(c, before).await
         })
         .await?;
     let before = now - WEBHOOKS_KEPT;
@@ -48,18 +50,54 @@ pub async fn run(context: Context, attempt: JobContext, _: Cleanup) -> Result<De
         Ok(events + db::webhook_deliveries::delete_old(c, before).await?)
     };
     let webhooks = database.call("webhooks.delete_old", delete).await?;
-    let before = now - USAGE_EVENTS_KEPT;
-    let mut usage_events = 0;
+    let audit_log = audit_log(&context, &attempt, ago(now, context.config.retention.audit_log)).await?;
+    let usage_events =
+        usage_events(&context, &attempt, ago(now, context.config.retention.usage_events)).await?;
+    let queue = database.call("jobs.prune", async |c| Ok::<_, JobError>(jobs::prune(c).await?)).await?;
+    tracing::info!(sessions, one_time_tokens, webhooks, audit_log, usage_events, queue, "cleaned up");
+    Ok(Deleted { sessions, one_time_tokens, webhooks, audit_log, usage_events, queue })
+}
+
+async fn audit_log(context: &Context, attempt: &JobContext, before: DateTime<Utc>) -> Result<u64, JobError> {
+    let mut deleted = 0;
     loop {
-        let delete = async |c: &mut db::PgConnection| db::usage::delete_counted(c, before, BATCH).await;
-        let deleted = database.call("usage.delete_counted", delete).await?;
-        usage_events += deleted;
-        // What is left is for the next time.
-        if deleted < BATCH.unsigned_abs() || attempt.cancelled().is_cancelled() {
-            break;
+        let delete = async |c: &mut db::PgConnection| db::audit::delete_old(c, before, BATCH).await;
+        let n = context.database.call("audit.delete_old", delete).await?;
+        deleted += n;
+        if was_last(attempt, n, deleted)? {
+            return Ok(deleted);
         }
     }
-    let queue = database.call("jobs.prune", async |c| Ok::<_, JobError>(jobs::prune(c).await?)).await?;
-    tracing::info!(sessions, one_time_tokens, webhooks, usage_events, queue, "cleaned up");
-    Ok(Deleted { sessions, one_time_tokens, webhooks, usage_events, queue })
+}
+
+async fn usage_events(
+    context: &Context,
+    attempt: &JobContext,
+    before: DateTime<Utc>,
+) -> Result<u64, JobError> {
+    let mut deleted = 0;
+    loop {
+        let delete = async |c: &mut db::PgConnection| db::usage::delete_counted(c, before, BATCH).await;
+        let n = context.database.call("usage.delete_counted", delete).await?;
+        deleted += n;
+        if was_last(attempt, n, deleted)? {
+            return Ok(deleted);
+        }
+    }
+}
+
+/// A batch that is not full is the last one. An error when the job is to stop before that.
+fn was_last(attempt: &JobContext, batch: u64, deleted: u64) -> Result<bool, JobError> {
+    if batch < BATCH.unsigned_abs() {
+        return Ok(true);
+    }
+    if attempt.cancelled().is_cancelled() {
+        return Err(anyhow::anyhow!("stopped after {deleted} rows").into());
+    }
+    Ok(false)
+}
+
+fn ago(now: DateTime<Utc>, kept: Duration) -> DateTime<Utc> {
+    // The configuration keeps it below ten years.
+    now - TimeDelta::from_std(kept).unwrap_or(TimeDelta::MAX)
 }

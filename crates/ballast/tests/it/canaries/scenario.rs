@@ -57,6 +57,7 @@ pub(super) async fn every_route_works(w: &mut World, pool: &PgPool, metrics_toke
     webhook(w).await;
     webhook_endpoints(w, &people.user.who).await;
     user_jobs(w, &people.user.who).await;
+    documents(w, &people.user.who).await;
     administration(w, &people.admin.who).await;
     limits(w, &people.admin.who, &people.email).await;
     people
@@ -70,6 +71,7 @@ async fn identity(w: &mut World, pool: &PgPool) -> People {
         w.ok(&Who::default(), "POST /v1/auth/refresh", &[], json!({ "refresh_token": first.refresh })).await;
     let user = w.learn_tokens(&refreshed);
     w.ok(&user.who, "GET /v1/me", &[], NONE).await;
+    w.ok(&user.who, "GET /v1/subscription", &[], NONE).await;
 
     let name = w.secrets.new_value("the name of a key", Class::Content);
     let made = w.ok(&user.who, "POST /v1/api-keys", &[], json!({ "name": name })).await.json();
@@ -225,6 +227,16 @@ async fn user_jobs(w: &mut World, who: &Who) {
     let long = id(w.ok(who, "POST /v1/jobs", &[], echo(json!({ "sleep_ms": 60_000 }))).await.json());
     w.ok(who, "POST /v1/jobs/{id}/cancel", &[&long], NONE).await;
     until(w, who, "GET /v1/jobs/{id}", &long, "cancelled").await;
+}
+
+async fn documents(w: &mut World, who: &Who) {
+    let content = w.secrets.new_value("a document", Class::Content);
+    let body = json!({ "title": "A document", "content": content });
+    let made = w.ok(who, "POST /v1/documents", &[], body).await.json();
+    let id = made["id"].as_str().unwrap();
+    until(w, who, "GET /v1/documents/{id}", id, "ready").await;
+    w.ok(who, "GET /v1/documents", &[], NONE).await;
+    w.ok(who, "DELETE /v1/documents/{id}", &[id], NONE).await;
 }
 
 async fn administration(w: &mut World, admin: &Who) {
