@@ -14,7 +14,7 @@ const JOB_TIMEOUT: Duration = Duration::from_secs(30);
 const USAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The seeded account, as `ballast seed --json` prints it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Demo {
     pub(crate) email: String,
     pub(crate) password: String,
@@ -120,6 +120,23 @@ fn job(port: u16, token: &str, ui: &Ui) -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     ui.step("job: completed");
+    Ok(())
+}
+
+/// Wrong passwords for one account, by turns on every replica: all of them together admit the limit, and not one more.
+pub(crate) fn one_login_limit(ports: &[u16], email: &str, limit: usize) -> Result<()> {
+    let body = format!(r#"{{"email":"{email}","password":"not-the-password"}}"#);
+    let mut admitted = 0;
+    for port in ports.iter().cycle().take(limit + ports.len()) {
+        interrupts::check()?;
+        let answer = http::request(*port, "POST", "/v1/auth/login", &[], &body)?;
+        match answer.status {
+            401 => admitted += 1,
+            429 => ensure!(answer.headers.contains("\r\nretry-after: "), "429 without Retry-After"),
+            other => bail!("a wrong password is answered with {other}:\n{}", answer.body),
+        }
+    }
+    ensure!(admitted == limit, "{} replicas admitted {admitted} logins together, not {limit}", ports.len());
     Ok(())
 }
 
