@@ -1,14 +1,17 @@
 //! The main job of the stack, tried on a running API: log in, stream a completion token by token, find it in the usage,
 //! have a job run.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use devstack::process::output_within;
 
 use crate::http::{self, Answer, string_field};
 use crate::interrupts;
 use crate::ui::Ui;
 
+const SEED_TIMEOUT: Duration = Duration::from_secs(60);
 const JOB_TIMEOUT: Duration = Duration::from_secs(30);
 /// Usage is written after the answer, not before it.
 const USAGE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,6 +29,19 @@ impl Demo {
     pub(crate) fn parse(json: &str) -> Option<Self> {
         let field = |name| string_field(json, name);
         Some(Self { email: field("email")?, password: field("password")?, api_key: field("api_key")? })
+    }
+
+    /// What `ballast seed --json` makes, by a command of the caller's. A machine that is very busy may refuse once.
+    pub(crate) fn seeded(mut seed: impl FnMut() -> Command) -> Result<Self> {
+        let mut said = String::new();
+        for _ in 0..3 {
+            let out = output_within(&mut seed(), SEED_TIMEOUT)?;
+            if let Some(demo) = Self::parse(&String::from_utf8_lossy(&out.stdout)) {
+                return Ok(demo);
+            }
+            said = String::from_utf8_lossy(&out.stderr).into_owned();
+        }
+        bail!("seed made no account: {}", said.trim())
     }
 }
 

@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
     ui.step(&format!("{from} alone"));
     stand.once(&old, &["migrate", "up"])?;
-    let demo = Demo::parse(&stand.once(&old, &["seed", "--json"])?).context("seed printed no account")?;
+    let demo = Demo::seeded(|| stand.command(&old, &["seed", "--json"]))?;
     let _engine = stand.engine(&new)?;
     let mut first = stand.serve(&old)?;
     let load = Load::start(&[first.port], &demo);
@@ -169,7 +169,7 @@ impl Stand {
         command
     }
 
-    fn once(&self, binary: &Path, arguments: &[&str]) -> Result<String> {
+    fn once(&self, binary: &Path, arguments: &[&str]) -> Result<()> {
         let out = output_within(&mut self.command(binary, arguments), START)?;
         ensure!(
             out.status.success(),
@@ -177,7 +177,7 @@ impl Stand {
             arguments.join(" "),
             String::from_utf8_lossy(&out.stderr).trim()
         );
-        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+        Ok(())
     }
 
     fn engine(&self, binary: &Path) -> Result<Release> {

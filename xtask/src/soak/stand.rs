@@ -86,14 +86,13 @@ impl Stand {
         .to_vec();
         let command = |arguments: &[&str]| {
             let mut command = Command::new(&binary);
-            command.args(arguments).env_clear().envs(vars.iter().cloned()).stderr(Stdio::null());
+            command.args(arguments).env_clear().envs(vars.iter().cloned());
             command
         };
-        let migrated = command(&["migrate", "up"]).stdout(Stdio::null()).status()?;
-        ensure!(migrated.success(), "the migrations failed");
-        let seeded = command(&["seed", "--json"]).output()?;
-        let demo =
-            Demo::parse(&String::from_utf8_lossy(&seeded.stdout)).context("seed printed no account")?;
+        let migrated = output_within(&mut command(&["migrate", "up"]), START * 2)?;
+        let said = String::from_utf8_lossy(&migrated.stderr);
+        ensure!(migrated.status.success(), "the migrations failed: {}", said.trim());
+        let demo = Demo::seeded(|| command(&["seed", "--json"]))?;
         let mut stand = Self { roles: Vec::new(), throwaway, binary, vars, api_ports: Vec::new(), demo };
         for (name, role) in
             [("api-1", "api"), ("api-2", "api"), ("worker-1", "worker"), ("worker-2", "worker")]
