@@ -138,7 +138,7 @@ impl WorkerConfig {
         let stores = StoresConfig::read(r);
         let queue = QueueConfig::read(r);
         let ai = AiConfig::read(r);
-        let embedding_model = r.get("EMBEDDING_MODEL");
+        let embedding_model = r.with("EMBEDDING_MODEL", model_name);
         let retention = RetentionConfig::read(r);
         let from = r.get::<String>("MAIL_FROM");
         let resend_api_key = r.get::<String>("RESEND_API_KEY").map(SecretString::from);
@@ -157,6 +157,11 @@ impl WorkerConfig {
             public_url: public_url?,
         })
     }
+}
+
+fn model_name(text: &str) -> Result<String, String> {
+    let fine = (1..=200).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    if fine { Ok(text.to_owned()) } else { Err("expected 1 to 200 visible ASCII characters".to_owned()) }
 }
 
 fn public_url(r: &mut Reader<'_>) -> Option<Url> {
