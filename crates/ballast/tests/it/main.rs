@@ -19,7 +19,6 @@ mod contract;
 mod credentials;
 mod dependencies;
 mod edge;
-mod full_disk;
 mod jobs;
 mod key_rotation;
 mod keygen;
