@@ -21,7 +21,6 @@ mod credentials;
 mod dependencies;
 mod documents;
 mod edge;
-mod full_disk;
 mod jobs;
 mod key_rotation;
 mod keygen;
