@@ -15,6 +15,9 @@ use tracing::log::LevelFilter;
 
 use crate::{Error, Migrations};
 
+/// For a connection of the health check's own, and its question.
+const APART: Duration = Duration::from_secs(1);
+
 /// Postgres, as every role uses it. Clones share the pool.
 #[derive(Debug, Clone)]
 pub struct Database {
@@ -139,7 +142,11 @@ impl Database {
     /// The health check: does the server answer, and is the schema new enough? A schema that is *ahead* is fine, so that a
     /// release can be rolled back.
     pub async fn check(&self) -> Result<(), String> {
-        let found = self.call("health.check", async |c| Migrations::current_version(c).await).await;
+        let found = if self.is_used_up() {
+            self.ask_apart().await
+        } else {
+            self.call("health.check", async |c| Migrations::current_version(c).await).await
+        };
         let expected = Migrations::expected_version();
         match found {
             Ok(Some(version)) if version >= expected => Ok(()),
@@ -151,6 +158,23 @@ impl Database {
             }
             Err(error) => Err(self.reason(&error).await),
         }
+    }
+
+    /// No connection of the pool is free. That is load, which each request is told, and no reason to take the replica out.
+    fn is_used_up(&self) -> bool {
+        self.pool.size() >= self.pool.options().get_max_connections() && self.pool.num_idle() == 0
+    }
+
+    /// The version of the schema, on a connection of its own.
+    async fn ask_apart(&self) -> crate::Result<Option<i64>> {
+        let options = self.pool.connect_options();
+        let ask = async {
+            let mut connection = options.connect().await?;
+            let version = Migrations::current_version(&mut connection).await;
+            let _ = connection.close().await;
+            version
+        };
+        tokio::time::timeout(APART, ask).await.unwrap_or(Err(Error::Deadline))
     }
 
     /// A pool without any connection says only that it timed out: ask the server itself why there is none.

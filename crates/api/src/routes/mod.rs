@@ -11,6 +11,7 @@ mod root;
 mod sessions;
 mod webhook_endpoints;
 mod webhooks;
+mod whoami;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -22,6 +23,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(root::root))
         .routes(routes!(jwks::jwks))
         .routes(routes!(me::me))
+        .routes(routes!(whoami::whoami))
         .merge(admin::router())
         .merge(auth::router())
         .merge(sessions::router())

@@ -18,6 +18,7 @@ mod contract;
 mod credentials;
 mod dependencies;
 mod edge;
+mod faults;
 mod jobs;
 mod key_rotation;
 mod keygen;

@@ -70,6 +70,7 @@ async fn identity(w: &mut World, pool: &PgPool) -> People {
         w.ok(&Who::default(), "POST /v1/auth/refresh", &[], json!({ "refresh_token": first.refresh })).await;
     let user = w.learn_tokens(&refreshed);
     w.ok(&user.who, "GET /v1/me", &[], NONE).await;
+    w.ok(&user.who, "GET /v1/whoami", &[], NONE).await;
 
     let name = w.secrets.new_value("the name of a key", Class::Content);
     let made = w.ok(&user.who, "POST /v1/api-keys", &[], json!({ "name": name })).await.json();
