@@ -33,9 +33,10 @@ struct State {
 const PROBE: Duration = Duration::from_secs(5);
 
 impl Breaker {
-    /// Opens after `threshold` failures in a row; probes after 100 ms at first and 5 s at most.
+    /// Opens after `threshold` failures in a row; probes after 100 ms at first and 4 s at most: what is well again is used
+    /// within five.
     pub const fn new(name: &'static str, threshold: u32) -> Self {
-        let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(4));
         let state = State { failures: 0, open_until: None, probe_until: None, backoff };
         Self { name, threshold, state: Mutex::new(state) }
     }

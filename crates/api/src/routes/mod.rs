@@ -13,6 +13,7 @@ mod sessions;
 mod subscription;
 mod webhook_endpoints;
 mod webhooks;
+mod whoami;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -25,6 +26,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(jwks::jwks))
         .routes(routes!(me::me))
         .routes(routes!(subscription::subscription))
+        .routes(routes!(whoami::whoami))
         .merge(admin::router())
         .merge(auth::router())
         .merge(sessions::router())

@@ -21,6 +21,7 @@ mod credentials;
 mod dependencies;
 mod documents;
 mod edge;
+mod faults;
 mod jobs;
 mod key_rotation;
 mod keygen;

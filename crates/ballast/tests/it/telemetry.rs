@@ -7,7 +7,9 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use test_support::{TestDatabase, test_redis};
 
-use crate::support::{Collector, Deployment, Process, TestApp, eventually, free_port, metric, ready};
+use crate::support::{
+    Collector, Deployment, PASSWORD, Process, TestApp, eventually, free_port, metric, ready,
+};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 const CANARY: &str = "canary-5b1f-secret";
@@ -135,6 +137,77 @@ async fn a_sentry_that_answers_nothing_delays_neither_requests_nor_the_end() {
     let (status, took) = api.wait(S(10)).await;
     assert!(status.success() && took < S(9), "{took:?}");
     held.abort();
+}
+
+/// Case O1.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sentry_that_refuses_is_silent_or_gone_costs_no_request_time_and_no_memory() {
+    const ERRORS: usize = 400;
+    let deployment = Deployment::new().await;
+    let (fine, full, broken) =
+        tokio::join!(Collector::start(), Collector::answering(429), Collector::answering(500));
+    // Takes connections, as the kernel does by itself, and never answers.
+    let hole = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hole_address = hole.local_addr().unwrap().to_string();
+    let gone = format!("127.0.0.1:{}", free_port());
+    let client = reqwest::Client::builder().timeout(S(30)).build().unwrap();
+    let (mut token, mut usual) = (String::new(), Duration::ZERO);
+    for (what, address) in [
+        ("fine", &fine.address),
+        ("429", &full.address),
+        ("500", &broken.address),
+        ("silent", &hole_address),
+        ("gone", &gone),
+    ] {
+        let port = free_port();
+        let dsn = format!("http://key@{address}/1");
+        let vars =
+            [("SENTRY_DSN", dsn.as_str()), ("RATE_LIMIT_GLOBAL", "1000000/1m"), ("LOG_LEVEL", "error")];
+        let mut api = deployment.start("api", port, &vars);
+        ready(port).await;
+        let url = format!("http://127.0.0.1:{port}");
+        if token.is_empty() {
+            let account = json!({ "email": "a@example.com", "password": PASSWORD });
+            for (path, status) in [("register", 201), ("login", 200)] {
+                let asked = client.post(format!("{url}/v1/auth/{path}")).json(&account);
+                let answer = asked.send().await.unwrap();
+                assert_eq!(answer.status(), status);
+                let body: Value = answer.json().await.unwrap();
+                body["access_token"].as_str().unwrap_or_default().clone_into(&mut token);
+            }
+            // From now on every look at the user is an error of ours.
+            sqlx::query("alter table users rename to gone")
+                .execute(deployment.database.pool())
+                .await
+                .unwrap();
+        }
+        let mut times = Vec::new();
+        let mut before = 0;
+        for turn in 0..ERRORS {
+            if turn == ERRORS / 4 {
+                before = api.memory_kib("VmRSS").unwrap_or(0) / 1024;
+            }
+            let started = std::time::Instant::now();
+            let answer = client.get(format!("{url}/v1/me")).bearer_auth(&token).send().await.unwrap();
+            assert_eq!(answer.status(), 500);
+            times.push(started.elapsed());
+        }
+        times.sort_unstable();
+        let (median, after) = (times[ERRORS / 2], api.memory_kib("VmRSS").unwrap_or(0) / 1024);
+        api.signal(Signal::SIGTERM);
+        let (status, took) = api.wait(S(12)).await;
+        println!("{what}: {median:?} at the median, {before} -> {after} MiB, ended in {took:?}");
+        assert!(status.success() && took < S(6), "{what}: {took:?}");
+        if what == "fine" {
+            usual = median;
+        }
+        assert!(median < usual * 3 + Duration::from_millis(5), "{what}: {median:?}, usually {usual:?}");
+        assert!(after < before + 48, "{what}: {before} -> {after} MiB");
+    }
+    let reports = |collector: &Collector| collector.text("/envelope").matches("request failed").count();
+    assert!(reports(&fine) > 1, "what is reported arrives: {}", reports(&fine));
+    let refused = reports(&full);
+    assert!(refused < ERRORS / 4, "told to come back in a minute, it was sent {refused} reports");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,6 +72,7 @@ async fn identity(w: &mut World, pool: &PgPool) -> People {
     let user = w.learn_tokens(&refreshed);
     w.ok(&user.who, "GET /v1/me", &[], NONE).await;
     w.ok(&user.who, "GET /v1/subscription", &[], NONE).await;
+    w.ok(&user.who, "GET /v1/whoami", &[], NONE).await;
 
     let name = w.secrets.new_value("the name of a key", Class::Content);
     let made = w.ok(&user.who, "POST /v1/api-keys", &[], json!({ "name": name })).await.json();
