@@ -1,7 +1,7 @@
 //! The jobs this worker holds: claimed, running, or with an acknowledgement on its way.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -25,10 +25,15 @@ pub(crate) struct HeldJob {
 }
 
 impl Held {
-    pub(crate) fn add(&self, key: Key) -> HeldJob {
+    /// `None` when it is there already: the database forgot the claim in a crash and gave us the same one again. The
+    /// attempt that runs is acknowledged with it.
+    pub(crate) fn add(&self, key: Key) -> Option<HeldJob> {
         let cancelled = CancellationToken::new();
-        self.lock().insert((key.id, key.fence), cancelled.clone());
-        HeldJob { held: self.clone(), key, cancelled }
+        match self.lock().entry((key.id, key.fence)) {
+            Entry::Occupied(_) => return None,
+            Entry::Vacant(entry) => entry.insert(cancelled.clone()),
+        };
+        Some(HeldJob { held: self.clone(), key, cancelled })
     }
 
     /// Somebody wants the job to stop.
@@ -55,5 +60,23 @@ impl HeldJob {
 impl Drop for HeldJob {
     fn drop(&mut self) {
         self.held.lock().remove(&(self.key.id, self.key.fence));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_that_is_held_is_not_held_twice_and_the_next_claim_of_the_job_is_another_one() {
+        let held = Held::default();
+        let key = Key { id: 1, fence: 1, worker: uuid::Uuid::nil() };
+        let first = held.add(key).expect("new");
+        assert!(held.add(key).is_none());
+        let second = held.add(Key { fence: 2, ..key }).expect("another claim");
+        drop(first);
+        assert_eq!(held.keys(), [(1, 2)]);
+        held.cancel(1);
+        assert!(second.cancelled().is_cancelled());
     }
 }
