@@ -1,7 +1,7 @@
 //! The jobs this worker holds: claimed, running, or with an acknowledgement on its way.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -33,14 +33,19 @@ pub(crate) struct HeldJob {
 }
 
 impl Held {
-    pub(crate) fn add(&self, key: Key) -> HeldJob {
+    /// `None` when it is there already: the database forgot the claim in a crash and gave us the same one again. The
+    /// attempt that runs is acknowledged with it.
+    pub(crate) fn add(&self, key: Key) -> Option<HeldJob> {
         let cancelled = CancellationToken::new();
-        self.lock().insert((key.id, key.fence), cancelled.clone());
+        match self.lock().entry((key.id, key.fence)) {
+            Entry::Occupied(_) => return None,
+            Entry::Vacant(entry) => entry.insert(cancelled.clone()),
+        };
         // After the insertion, as `cancel` looks first: one of the two sees the other.
         if self.unknown().iter().any(|(_, id)| *id == key.id) {
             self.look_for_cancellations();
         }
-        HeldJob { held: self.clone(), key, cancelled }
+        Some(HeldJob { held: self.clone(), key, cancelled })
     }
 
     /// Somebody wants the job to stop.
@@ -109,9 +114,9 @@ mod tests {
         let held = Held::default();
         held.cancel(KEY.id);
         assert!(held.looked_for().now_or_never().is_none(), "it may never be ours");
-        let other = held.add(Key { id: 8, ..KEY });
+        let other = held.add(Key { id: 8, ..KEY }).unwrap();
         assert!(held.looked_for().now_or_never().is_none());
-        let job = held.add(KEY);
+        let job = held.add(KEY).unwrap();
         assert!(held.looked_for().now_or_never().is_some());
         // What is looked for is found in the database; the notification may have meant a former claim of the job.
         assert!(!job.cancelled().is_cancelled() && !other.cancelled().is_cancelled());
@@ -120,7 +125,7 @@ mod tests {
     #[tokio::test]
     async fn a_job_that_is_held_is_cancelled_at_once() {
         let held = Held::default();
-        let (job, other) = (held.add(KEY), held.add(Key { id: 8, ..KEY }));
+        let (job, other) = (held.add(KEY).unwrap(), held.add(Key { id: 8, ..KEY }).unwrap());
         held.cancel(KEY.id);
         assert!(job.cancelled().is_cancelled() && !other.cancelled().is_cancelled());
         assert!(held.looked_for().now_or_never().is_none());
@@ -134,5 +139,18 @@ mod tests {
         tokio::time::advance(DEADLINE * 2).await;
         held.cancel(KEY.id);
         assert_eq!(held.unknown().len(), 1);
+    }
+
+    #[test]
+    fn a_claim_that_is_held_is_not_held_twice_and_the_next_claim_of_the_job_is_another_one() {
+        let held = Held::default();
+        let key = Key { id: 1, fence: 1, worker: uuid::Uuid::nil() };
+        let first = held.add(key).expect("new");
+        assert!(held.add(key).is_none());
+        let second = held.add(Key { fence: 2, ..key }).expect("another claim");
+        drop(first);
+        assert_eq!(held.keys(), [(1, 2)]);
+        held.cancel(1);
+        assert!(second.cancelled().is_cancelled());
     }
 }

@@ -44,3 +44,4 @@ mod tokens;
 mod users;
 mod webhook_endpoints;
 mod webhooks;
+mod worker_faults;
