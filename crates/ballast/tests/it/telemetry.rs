@@ -157,6 +157,7 @@ async fn the_worker_counts_users_and_living_sessions() {
         ("DATABASE_URL", app.database.url()),
         ("REDIS_URL", app.redis.url.as_str()),
         ("REDIS_KEY_PREFIX", app.redis.prefix.as_str()),
+        ("ENGINE_URL", "http://127.0.0.1:1/v1"),
     ];
     let _worker = Process::start(&["worker"], &vars);
     ready(port).await;
