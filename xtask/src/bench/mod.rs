@@ -5,6 +5,7 @@ mod jobs;
 mod load;
 mod nginx;
 mod proxy;
+mod relay;
 mod stand;
 
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ Examples:
   cargo xtask bench api --requests 200000 --connections 10
   cargo xtask bench proxy                  what the API adds to the first token
   cargo xtask bench proxy --requests 2000
+  cargo xtask bench relay                  an event stream's chunk: processor time and allocations
   cargo xtask bench jobs                   the queue beside graphile_worker
   cargo xtask bench jobs -- --parts drain --jobs 20000 --repetitions 5";
 
@@ -34,6 +36,8 @@ enum What {
     Api(api::Args),
     /// Time to first token through the API, beside a direct connection to the engine; memory of the idle API
     Proxy(proxy::Args),
+    /// Processor time and allocations per chunk of the relay of event streams; fails when a chunk costs an allocation
+    Relay,
     /// The job queue beside graphile_worker: draining, pick-up, a large backlog, enqueueing, idling
     Jobs(jobs::Args),
 }
@@ -42,6 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Api(args) => api::run(args),
         What::Proxy(args) => proxy::run(args),
+        What::Relay => relay::run(),
         What::Jobs(args) => jobs::run(args),
     }
 }

@@ -12,7 +12,7 @@ mod stores;
 mod webhooks;
 mod work;
 
-pub use ai::AiConfig;
+pub use ai::{AiConfig, EngineConfig, ModelRule};
 pub use auth::AuthConfig;
 pub use credentials::CredentialsConfig;
 pub use limits::LimitsConfig;

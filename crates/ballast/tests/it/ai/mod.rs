@@ -3,6 +3,7 @@
 mod accounting;
 mod cancellation;
 mod draining;
+mod engines;
 mod faults;
 mod limits;
 mod requests;
