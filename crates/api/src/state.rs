@@ -140,11 +140,14 @@ impl AppState {
             let redis = redis.clone();
             async move { redis.check().await }
         });
-        let ai = self.ai.clone();
-        self.health.register("engine", Optional, timeout, move || {
-            let ai = ai.clone();
-            async move { ai.check().await }
-        });
+        for (position, engine) in self.ai.engines().into_iter().enumerate() {
+            let name = if position == 0 { "engine".to_owned() } else { format!("engine:{engine}") };
+            let ai = self.ai.clone();
+            self.health.register(name, Optional, timeout, move || {
+                let (ai, engine) = (ai.clone(), engine.clone());
+                async move { ai.check(&engine).await }
+            });
+        }
         if self.config.trusted_proxy == TrustedProxy::Railway {
             let client_ips = self.client_ips.clone();
             self.health.register("client_address", Optional, timeout, move || {

@@ -32,6 +32,7 @@ mod engine;
 mod engines;
 mod error;
 mod fault;
+mod models;
 mod request;
 mod usage;
 

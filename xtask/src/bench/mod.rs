@@ -6,6 +6,7 @@ mod jobs;
 mod load;
 mod nginx;
 mod proxy;
+mod relay;
 mod stand;
 
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ Examples:
   cargo xtask bench proxy                  what the API adds to the first token
   cargo xtask bench proxy --requests 2000
   cargo xtask bench cache                  an answer of the cache, beside one of the engine
+  cargo xtask bench relay                  an event stream's chunk: processor time and allocations
   cargo xtask bench jobs                   the queue beside graphile_worker
   cargo xtask bench jobs -- --parts drain --jobs 20000 --repetitions 5";
 
@@ -38,6 +40,8 @@ enum What {
     Proxy(proxy::Args),
     /// Time of a whole answer from the cache, beside the engine's
     Cache(cache::Args),
+    /// Processor time and allocations per chunk of the relay of event streams; fails when a chunk costs an allocation
+    Relay,
     /// The job queue beside graphile_worker: draining, pick-up, a large backlog, enqueueing, idling
     Jobs(jobs::Args),
 }
@@ -47,6 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         What::Api(args) => api::run(args),
         What::Proxy(args) => proxy::run(args),
         What::Cache(args) => cache::run(args),
+        What::Relay => relay::run(),
         What::Jobs(args) => jobs::run(args),
     }
 }

@@ -188,7 +188,7 @@ impl InFlight {
         if !self.over {
             let mut cause = None;
             if let Stop::Engine(fault) = stop {
-                fault.record();
+                fault.record(self.asked.name().as_deref().unwrap_or(NO_ENGINE));
                 cause = fault.cause();
             }
             tracing::warn!(request_id = %self.request_id, fault = %stop.code(), cause, "ai request failed");

@@ -96,9 +96,14 @@ impl Ai {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// The health check of the engine: what is wrong with it, without addresses.
-    pub async fn check(&self) -> Result<(), String> {
-        self.inner.engines.check().await
+    /// The engines, in order of preference.
+    pub fn engines(&self) -> Vec<engine::Name> {
+        self.inner.engines.names().cloned().collect()
+    }
+
+    /// The health check of an engine: what is wrong with it, without addresses.
+    pub async fn check(&self, engine: &str) -> Result<(), String> {
+        self.inner.engines.check(engine).await
     }
 
     /// How many requests to the engine are open now.

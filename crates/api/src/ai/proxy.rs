@@ -43,6 +43,9 @@ pub(super) async fn forward<'a>(
     let wish = Wish::read(&parts.headers)?;
     let body = read_body(&parts.headers, body, ai.inner.config.max_body_bytes).await?;
     let call = Call::parse(protocol, &body)?;
+    if !ai.inner.engines.serves(&call.model) {
+        return Err(Fault::UnknownModel(call.model).into());
+    }
     let to_engine =
         engine::Request::post(path, call.body.clone()).model(&call.model).client_headers(&parts.headers);
     let request = admit(ai, protocol, pending, &call, to_engine.asked(), started).await?;
@@ -66,15 +69,21 @@ pub(super) async fn forward<'a>(
     Ok(response)
 }
 
-/// Asks the engine for a document that costs no tokens.
-pub(super) async fn fetch<'a>(
+/// The engines' models, or one of them. Costs no tokens.
+pub(super) async fn models(
     ai: &Ai,
-    path: impl IntoIterator<Item = &'a str>,
+    id: Option<&str>,
     headers: &HeaderMap,
     request_id: &str,
 ) -> Result<Response, Failure> {
-    let request = engine::Request::get(path).client_headers(headers).request_id(request_id);
-    match ai.inner.engines.call(request, Want::Json).await? {
+    let segments = segments(id.unwrap_or_default()).ok_or_else(Error::not_found)?;
+    let request = engine::Request::get(std::iter::once("models").chain(segments));
+    let request = request.client_headers(headers).request_id(request_id);
+    let answer = match id {
+        Some(id) => ai.inner.engines.model(request, id).await?,
+        None => ai.inner.engines.models(request).await?,
+    };
+    match answer {
         Answer::Whole { content_type, body } => Ok(document(content_type, body)),
         Answer::Stream(_) => Err(Fault::Unexpected("it is an event stream").into()),
     }

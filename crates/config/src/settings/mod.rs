@@ -13,7 +13,7 @@ mod stores;
 mod webhooks;
 mod work;
 
-pub use ai::AiConfig;
+pub use ai::{AiConfig, EngineConfig, ModelRule};
 pub use auth::AuthConfig;
 pub use cache::{CacheConfig, CachedRoute};
 pub use credentials::CredentialsConfig;

@@ -97,6 +97,7 @@ async fn store(
         prompt_tokens: embedded.tokens,
         completion_tokens: 0,
         estimated: embedded.estimated,
+        cached: false,
         outcome: "ok",
         first_token_ms: None,
         duration_ms: embedded.duration_ms,

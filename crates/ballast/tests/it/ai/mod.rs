@@ -4,6 +4,7 @@ mod accounting;
 mod cache;
 mod cancellation;
 mod draining;
+mod engines;
 mod faults;
 mod limits;
 mod proofs;
