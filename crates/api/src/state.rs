@@ -84,7 +84,7 @@ impl AppState {
         let passwords = Passwords::new(config.auth.password_hash_concurrency, lifecycle.clone())?;
         let sealing = SealingKeys::from_config(&config.credentials.keys)?;
         let ai = Ai::from_config(
-            &config.ai,
+            &config,
             &lifecycle,
             database.clone(),
             redis.clone(),

@@ -33,7 +33,7 @@ mod watch;
 
 use std::sync::Arc;
 
-use config::AiConfig;
+use config::{AiConfig, ApiConfig};
 use db::{Database, Redis};
 use engine::Engines;
 use limits::Limiter;
@@ -74,7 +74,7 @@ impl Ai {
     /// # Errors
     /// When the HTTP client cannot be built, or the engine's key cannot be a header.
     pub fn from_config(
-        config: &AiConfig,
+        config: &ApiConfig,
         lifecycle: &Lifecycle,
         database: Database,
         redis: Redis,
@@ -82,8 +82,8 @@ impl Ai {
         clock: Clock,
     ) -> anyhow::Result<Self> {
         let inner = Inner {
-            config: config.clone(),
-            engines: Arc::new(Engines::from_config(config)?),
+            config: config.ai.clone(),
+            engines: Arc::new(Engines::from_config(&config.ai)?),
             cache: Cache::from_config(config, redis, lifecycle.clone()),
             accounting: Accounting::new(database.clone(), lifecycle.clone()),
             database,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use secrecy::SecretString;
 use url::Url;
 
-use super::{CacheConfig, DAY, HOUR, MS, S, http_url};
+use super::{DAY, HOUR, MS, S, http_url};
 use crate::reader::Reader;
 
 /// The name of the engine at ENGINE_URL.
@@ -36,8 +36,6 @@ pub struct AiConfig {
     pub heartbeat: Duration,
     /// Largest request body.
     pub max_body_bytes: usize,
-    /// Answers that are kept.
-    pub cache: CacheConfig,
 }
 
 /// One engine.
@@ -83,7 +81,6 @@ impl AiConfig {
         let retries = r.number("ENGINE_RETRIES", 0, 3);
         let heartbeat = r.duration("STREAM_HEARTBEAT", MS(50), S(300));
         let max_body = r.number("AI_MAX_BODY_BYTES", 1_024, 268_435_456);
-        let cache = CacheConfig::read(r);
         let (engines, models) = (engines?, models?);
         let known = |name: &String| engines.iter().any(|engine| engine.name == *name);
         if let Some(name) = models.iter().flat_map(|rule| &rule.engines).find(|name| !known(name)) {
@@ -101,7 +98,6 @@ impl AiConfig {
             retries: retries? as u32,
             heartbeat: heartbeat?,
             max_body_bytes: max_body? as usize,
-            cache: cache?,
         })
     }
 }

@@ -60,6 +60,8 @@ pub struct ApiConfig {
     pub limits: LimitsConfig,
     /// AI engine.
     pub ai: AiConfig,
+    /// The cache of its answers.
+    pub cache: CacheConfig,
     /// Webhooks that come in.
     pub webhooks: WebhooksConfig,
 }
@@ -107,6 +109,7 @@ impl ApiConfig {
         let shows_mails = !r.is_set("RESEND_API_KEY") && r.environment() == Environment::Development;
         let limits = LimitsConfig::read(r);
         let ai = AiConfig::read(r);
+        let cache = CacheConfig::read(r);
         let webhooks = WebhooksConfig::read(r);
         Some(Self {
             runtime: runtime?,
@@ -120,6 +123,7 @@ impl ApiConfig {
             shows_mails,
             limits: limits?,
             ai: ai?,
+            cache: cache?,
             webhooks: webhooks?,
         })
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use bytes::Bytes;
-use config::{AiConfig, CacheConfig, CachedRoute};
+use config::{ApiConfig, CacheConfig, CachedRoute};
 use db::Redis;
 use engine::{Answer, EngineError, FORWARDED, Fault};
 use runtime::Lifecycle;
@@ -37,8 +37,8 @@ pub(super) struct Cache {
     config: CacheConfig,
     redis: Redis,
     lifecycle: Lifecycle,
-    /// Another engine's answers are other answers.
-    engine: String,
+    /// The engines: what others answer are other answers.
+    engines: String,
 }
 
 /// What a request says about the cache.
@@ -117,8 +117,9 @@ impl Status {
 }
 
 impl Cache {
-    pub(super) fn from_config(config: &AiConfig, redis: Redis, lifecycle: Lifecycle) -> Self {
-        Self { config: config.cache.clone(), redis, lifecycle, engine: config.engine_url.to_string() }
+    pub(super) fn from_config(config: &ApiConfig, redis: Redis, lifecycle: Lifecycle) -> Self {
+        let engines = config.ai.engines.iter().map(|engine| engine.url.as_str()).collect::<Vec<_>>().join(" ");
+        Self { config: config.cache.clone(), redis, lifecycle, engines }
     }
 
     /// Whether a request uses the cache.
@@ -148,7 +149,7 @@ impl Cache {
         let [language, beta] =
             FORWARDED.map(|name| headers.get(name).map(HeaderValue::as_bytes).unwrap_or_default());
         let circumstances =
-            [owner.as_bytes(), self.engine.as_bytes(), protocol.route().as_bytes(), language, beta];
+            [owner.as_bytes(), self.engines.as_bytes(), protocol.route().as_bytes(), language, beta];
         let Some(digest) = digest::of(&circumstances, &call.body) else { return Plan::Bypass };
         let entry = Entry::new(&self.redis, &self.config, digest);
         if wish == Wish::Refresh { Plan::Refresh(entry) } else { Plan::Use(entry) }

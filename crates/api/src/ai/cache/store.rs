@@ -73,12 +73,13 @@ impl Entry {
         }
     }
 
-    /// Looks for the answer. Not on the connections in front of every request: answers are large.
+    /// Looks for the answer. Not with a connection of the pool: those who wait for one answer are many, and a pool that is empty
+    /// looks like a Redis that is out.
     pub(super) async fn find(&self) -> Result<Found, RedisError> {
         let mut script = FIND.prepare_invoke();
         script.key(&self.place).key(&self.lead);
         script.arg(self.digest.as_ref()).arg(&self.token).arg(LEASE.as_millis() as u64);
-        let answer = self.redis.call(async |c| script.invoke_async::<Vec<Value>>(c).await).await?;
+        let answer = self.redis.call_hot(async |c| script.invoke_async::<Vec<Value>>(c).await).await?;
         Ok(read(answer).unwrap_or(Found::Alone))
     }
 
@@ -96,7 +97,7 @@ impl Entry {
         if let Word::Keep(body) = word {
             script.arg(self.digest.as_ref()).arg(body.as_ref());
         }
-        let said = self.redis.call(async |c| script.invoke_async::<i64>(c).await).await;
+        let said = self.redis.call_hot(async |c| script.invoke_async::<i64>(c).await).await;
         if let Err(error) = said {
             tracing::debug!(%error, word = name, "the cache was not told");
         }

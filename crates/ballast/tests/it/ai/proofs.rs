@@ -20,46 +20,50 @@ const CHAT: &str = "/v1/chat/completions";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_clients_that_leave_before_the_first_poll_leave_nothing_behind() {
-    let app = TestApp::with(&[
-        ("AI_CONCURRENT_STREAMS", "1000"),
-        ("RATE_LIMIT_AI_REQUESTS", "100000/1m"),
-        ("RATE_LIMIT_AI_TOKENS", "100000000/1m"),
-        ("ENGINE_HEADER_HOLD", "100ms"),
-    ])
-    .await;
-    let user = app.user().await;
-    let router = api::router(app.state.clone());
-    let mut asked = 0;
-    for round in 0..5 {
-        let calls = (0..100).map(|i| {
-            let route = STREAMING[i % 3];
-            // With its first event there, and with the hold over before it.
-            let fault = if round == 4 { "hang-after-headers" } else { "stall:5" };
-            let mut request = Request::post(route)
-                .header("authorization", format!("Bearer {}", user.token()))
-                .header("content-type", "application/json")
-                .body(Body::from(streaming(route, &format!("[[sim fault={fault}]]")).to_string()))
-                .unwrap();
-            request.extensions_mut().insert(server::Peer(([127, 0, 0, 1], 1).into()));
-            let router = router.clone();
-            async move {
-                let response = router.oneshot(request).await.unwrap();
-                assert_eq!(response.status(), 200);
-                // The head is there; nobody ever looks at the body.
-                drop(response);
+    let vars = |hold| {
+        [
+            ("AI_CONCURRENT_STREAMS", "1000"),
+            ("RATE_LIMIT_AI_REQUESTS", "100000/1m"),
+            ("RATE_LIMIT_AI_TOKENS", "100000000/1m"),
+            ("ENGINE_HEADER_HOLD", hold),
+        ]
+    };
+    // With the engine's first event there; and with the hold over, and the engine still silent, or not even asked.
+    for (hold, fault, rounds) in [("60s", "stall:5", 4), ("100ms", "hang-after-headers", 1)] {
+        let app = TestApp::with(&vars(hold)).await;
+        let user = app.user().await;
+        let router = api::router(app.state.clone());
+        for round in 1..=rounds {
+            let calls = (0..100).map(|i| {
+                let route = STREAMING[i % 3];
+                let mut request = Request::post(route)
+                    .header("authorization", format!("Bearer {}", user.token()))
+                    .header("content-type", "application/json")
+                    .body(Body::from(streaming(route, &format!("[[sim fault={fault}]]")).to_string()))
+                    .unwrap();
+                request.extensions_mut().insert(server::Peer(([127, 0, 0, 1], 1).into()));
+                let router = router.clone();
+                async move {
+                    let response = router.oneshot(request).await.unwrap();
+                    assert_eq!(response.status(), 200);
+                    // The head is there; nobody ever looks at the body.
+                    drop(response);
+                }
+            });
+            join_all(calls).await;
+            let left = Instant::now();
+            if fault == "stall:5" {
+                app.engine.wait_for(S(5), |stats| stats.cancelled == 100 * round).await;
             }
-        });
-        let calls: Vec<_> = calls.collect();
-        asked += calls.len() as u64;
-        join_all(calls).await;
-        let left = Instant::now();
-        app.engine.wait_for(S(5), |stats| stats.cancelled == asked).await;
-        println!("{asked} bodies that nobody polled: cancelled after {:?}", left.elapsed());
-        nothing_is_left(&app).await;
+            nothing_is_left(&app).await;
+            println!("{fault}: a hundred bodies that nobody polled are gone after {:?}", left.elapsed());
+        }
+        let rows = usage_rows(&app).await;
+        assert_eq!(rows.len() as u64, 100 * rounds);
+        assert!(rows.iter().all(|row| row.0 == "client_abort"), "{rows:?}");
+        let stats = app.engine.wait_for(S(10), |stats| stats.connections_open == 0).await;
+        assert_eq!((stats.completed, stats.cancelled), (0, stats.requests_total));
     }
-    let rows = usage_rows(&app).await;
-    assert_eq!((rows.len() as u64, rows.iter().all(|row| row.0 == "client_abort")), (asked, true));
-    app.engine.wait_for(S(10), |stats| stats.connections_open == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,7 +87,13 @@ async fn a_stream_is_the_same_wherever_the_engine_cuts_its_bytes_in_two() {
         while answered < cuts {
             let texts = join_all((0..20).map(|_| read(&user, CHAT, chat("x")))).await;
             for text in &texts {
-                assert_eq!(*text, shown, "{ends:?}");
+                // After the last event nothing goes out, not even the LF of a CRLF that was cut there: CR alone ends it.
+                let text = if ends == "\r\n" && text.ends_with("\r\n\r") {
+                    format!("{text}\n")
+                } else {
+                    text.clone()
+                };
+                assert_eq!(text, shown, "{ends:?}");
             }
             answered += texts.len();
         }
@@ -144,7 +154,7 @@ async fn stream(url: &str, token: &str, prompt: &str) -> reqwest::Response {
 async fn grown(process: &Process, before: u64, done: impl Fn() -> bool) -> u64 {
     let mut most = before;
     while !done() {
-        most = most.max(process.memory_kib("VmRSS:").unwrap());
+        most = most.max(process.memory_kib("VmRSS").unwrap());
         tokio::time::sleep(MS(10)).await;
     }
     most - before
@@ -158,7 +168,7 @@ async fn memory_is_flat_while_an_engine_pushes_200_mb_at_a_client_that_reads_not
     for _ in 0..3 {
         stream(&url, &token, "[[sim tokens=2000 chunk-bytes=4096]]").await.bytes().await.unwrap();
     }
-    let before = process.memory_kib("VmRSS:").unwrap();
+    let before = process.memory_kib("VmRSS").unwrap();
     let unread = stream(&url, &token, "[[sim tokens=50000 chunk-bytes=4096]]").await;
     let engine: &Sim = &deployment.engine;
     let started = Instant::now();
@@ -181,7 +191,7 @@ async fn memory_is_flat_over_256_mb_without_a_line_end_and_a_line_of_10_mib() {
         stream(&url, &token, "[[sim tokens=2000 chunk-bytes=4096]]").await.bytes().await.unwrap();
     }
     for (fault, at_least) in [("long-line:10485760", 10 << 20), ("no-newline:268435456", 256 << 20)] {
-        let before = process.memory_kib("VmRSS:").unwrap();
+        let before = process.memory_kib("VmRSS").unwrap();
         let done = std::sync::atomic::AtomicBool::new(false);
         let reading = async {
             let mut response = stream(&url, &token, &format!("[[sim fault={fault}]]")).await;
@@ -297,6 +307,11 @@ async fn a_key_with_100_tokens_a_minute_gets_no_more_out_of_20_parallel_streams_
     let path = format!("/v1/admin/api-keys/{}/limits", made["id"].as_str().unwrap());
     let limits = json!({"limits": {"ai-tokens": "100/1h", "ai-tokens-daily": "1000/1d"}});
     admin.send(admin.request(Method::PUT, &path).json(&limits)).await.expect(200);
+    // Both replicas know the key: twenty that load it at once from the database would wait for connections.
+    for replica in [&app, &other] {
+        key.at(replica).get("/v1/models").await.expect(200);
+    }
+    let asked = app.engine.stats().requests_total;
     let mut body = chat("[[sim tokens=14 token-interval-ms=20]] 20 of these do not fit");
     body["max_tokens"] = json!(14);
     let answers = join_all((0..20).map(|i| {
@@ -313,10 +328,8 @@ async fn a_key_with_100_tokens_a_minute_gets_no_more_out_of_20_parallel_streams_
     let used: i64 = usage_rows(&app).await.iter().map(|row| row.1 + row.2).sum();
     assert!(answers.iter().any(|answer| answer.status == 200));
     assert!((1..=100).contains(&used), "{used} tokens were used of 100");
-    assert_eq!(
-        app.engine.stats().requests_total as usize,
-        answers.iter().filter(|a| a.status == 200).count()
-    );
+    let passed = answers.iter().filter(|answer| answer.status == 200).count() as u64;
+    assert_eq!(app.engine.stats().requests_total - asked, passed, "the engine sees no other");
     // The user has a bucket apart.
     user.post(CHAT, body).await.expect(200);
     nothing_is_left(&app).await;
@@ -343,10 +356,9 @@ async fn the_permits_of_a_replica_that_crashed_end_by_themselves() {
     assert_eq!(ask().await, 429, "nobody gave the permit back");
 
     // When it ends, as Redis has it: not later than a lease of 90 s from its last renewal.
-    let client = db::redis_client::Client::open(deployment.redis.url.as_str()).unwrap();
-    let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+    let mut redis = deployment.redis.connection().await;
     let mut keys = db::redis_client::cmd("KEYS");
-    keys.arg(format!("{}*concurrent-streams*", deployment.redis.prefix));
+    keys.arg(format!("{}*:sem:*", deployment.redis.prefix));
     let keys: Vec<String> = keys.query_async(&mut redis).await.unwrap();
     let [key] = keys.as_slice() else { panic!("{keys:?}") };
     let mut range = db::redis_client::cmd("ZRANGE");

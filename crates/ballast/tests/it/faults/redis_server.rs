@@ -11,7 +11,6 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use super::redis_at;
 use crate::support::free_port;
 
 pub(super) struct RedisServer {
