@@ -132,16 +132,19 @@ async fn a_job_is_found_while_its_row_moves_to_a_new_partition() {
     let mut mover = bench.pool.begin().await.unwrap();
     sqlx::raw_sql("lock table job_done_default in access exclusive mode").execute(&mut *mover).await.unwrap();
     let mut conn = bench.conn().await;
-    let looking = tokio::spawn(async move { jobs::find(&mut conn, id).await.unwrap() });
-    eventually("it waits", async || {
-        let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-        bench.number(waiting).await > 0
-    })
-    .await;
-    jobs::keep_partitions(&mut mover, Duration::from_secs(30 * 86_400)).await.unwrap();
-    mover.commit().await.unwrap();
+    let looking = jobs::find(&mut conn, id);
+    let moving = async {
+        eventually("it waits", async || {
+            let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+            bench.number(waiting).await > 0
+        })
+        .await;
+        jobs::keep_partitions(&mut mover, Duration::from_secs(30 * 86_400)).await.unwrap();
+        mover.commit().await.unwrap();
+    };
+    let (found, ()) = tokio::join!(looking, moving);
     assert_eq!(bench.number("select count(*) from job_done_default").await, 0, "it was moved");
-    assert_eq!(looking.await.unwrap().expect("the job is there").state, JobState::Completed);
+    assert_eq!(found.unwrap().expect("the job is there").state, JobState::Completed);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -105,7 +105,7 @@ async fn renew(state: &AppState, user: &db::users::Credentials, renewed: Option<
         async |c: &mut _| db::users::replace_password_hash(c, user.user_id, &user.password_hash, &hash).await;
     match state.database.call("users.renew_password_hash", replace).await {
         Ok(_) => {
-            tracing::info!(user_id = %user.user_id, "a password was hashed anew with today's parameters")
+            tracing::info!(user_id = %user.user_id, "a password was hashed anew with today's parameters");
         }
         Err(error) => tracing::warn!(%error, "a password could not be hashed anew"),
     }
