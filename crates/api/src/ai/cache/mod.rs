@@ -118,7 +118,8 @@ impl Status {
 
 impl Cache {
     pub(super) fn from_config(config: &ApiConfig, redis: Redis, lifecycle: Lifecycle) -> Self {
-        let engines = config.ai.engines.iter().map(|engine| engine.url.as_str()).collect::<Vec<_>>().join(" ");
+        let engines =
+            config.ai.engines.iter().map(|engine| engine.url.as_str()).collect::<Vec<_>>().join(" ");
         Self { config: config.cache.clone(), redis, lifecycle, engines }
     }
 
