@@ -3,6 +3,8 @@
 #
 #   docker build -t ballast .                            as it ships
 #   docker build -t ballast --build-arg PROFILE=local .  builds in about half the time, for trying out
+#   docker buildx build --platform linux/amd64,linux/arm64 -t REGISTRY/ballast:VERSION --push .
+#                                                        for both; nothing here knows the architecture
 #
 # gcc, which the base image has, is all that the crates with C code ask for.
 

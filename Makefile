@@ -1,6 +1,6 @@
 # Short names for what one types most; each is one command. Without make: type the command.
 
-.PHONY: help dev test build up stop logs shell clean db-reset
+.PHONY: help dev test build up stop logs shell clean db-reset db-dump db-load
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\): ## /  \1\t/p' Makefile | expand -t 14
@@ -31,3 +31,9 @@ clean: ## end the containers and delete their data
 
 db-reset: ## delete the data of `make dev` (asks first)
 	cargo stack --reset
+
+db-dump: ## write the database of `make dev` into FILE (default dev.dump), for somebody else
+	cargo xtask database dump $(or $(FILE),dev.dump)
+
+db-load: ## replace the database of `make dev` by FILE (asks first)
+	cargo xtask database load $(or $(FILE),dev.dump)

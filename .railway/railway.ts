@@ -14,7 +14,7 @@
 import { type BuildConfig, defineRailway, empty, postgres, preserve, project, redis, service } from "railway/iac";
 
 /** The image's only program. There is no shell in it: no `&&`, no `$PORT`; the program reads its port itself. */
-const ballast = "/usr/local/bin/ballast";
+const program = "/usr/local/bin/ballast";
 
 /** The code comes from `railway up`, and from nowhere else: with a GitHub source every push would deploy, passed or not. */
 const source = empty();
@@ -45,6 +45,9 @@ export default defineRailway((ctx) => {
     PUBLIC_URL: "https://${{api.RAILWAY_PUBLIC_DOMAIN}}",
     ENGINE_URL: preserve(),
     ENGINE_API_KEY: preserve(),
+    ENGINES: preserve(),
+    ENGINES_API_KEYS: preserve(),
+    ENGINE_MODELS: preserve(),
     CHANNEL_ENCRYPTION_KEY: preserve(),
     CREDENTIAL_PROVIDERS: preserve(),
     METRICS_TOKEN: preserve(),
@@ -57,9 +60,9 @@ export default defineRailway((ctx) => {
   const api = service("api", {
     source,
     build,
-    start: `${ballast} api`,
+    start: `${program} api`,
     // Once per deploy, before any replica of it starts; when it fails the old release stays.
-    preDeploy: [`${ballast} migrate up`],
+    preDeploy: [`${program} migrate up`],
     healthcheck: "/readyz",
     healthcheckTimeout: 300,
     replicas,
@@ -86,7 +89,7 @@ export default defineRailway((ctx) => {
   const worker = service("worker", {
     source,
     build,
-    start: `${ballast} worker`,
+    start: `${program} worker`,
     // It serves its health on PORT, as the API does.
     healthcheck: "/readyz",
     healthcheckTimeout: 300,

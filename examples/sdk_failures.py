@@ -45,9 +45,21 @@ def read(events) -> str:
     return "".join(event.choices[0].delta.content or "" for event in events if event.choices)
 
 
-def cancelled() -> int:
+def stats() -> dict:
     with urllib.request.urlopen(f"{ENGINE}/control") as answer:
-        return json.load(answer)["stats"]["cancelled"]
+        return json.load(answer)["stats"]
+
+
+def cancelled() -> int:
+    return stats()["cancelled"]
+
+
+def defaults(settings: dict) -> None:
+    """For all following requests to the engine, whoever asks."""
+    request = urllib.request.Request(
+        f"{ENGINE}/control", json.dumps(settings).encode(), {"content-type": "application/json"}, method="POST"
+    )
+    urllib.request.urlopen(request).close()
 
 
 def harmless() -> None:
@@ -86,6 +98,38 @@ def statuses() -> None:
         except openai.APIStatusError as error:
             check(fault, isinstance(error, expected), f"{type(error).__name__}: {error.status_code} {error.code}")
         client.models.list()  # a success between failures, or the breaker opens
+
+
+def retries() -> None:
+    """The package tries again where that helps, and does not where the API says that it would not."""
+    patient = client.with_options(max_retries=3)
+    before = stats()["requests_total"]
+    defaults({"fault": "status:500", "times": 2})
+    answer = patient.chat.completions.create(model=MODEL, messages=prompt("tokens=3"))
+    asked = stats()["requests_total"] - before
+    check("two failures, then an answer", bool(answer.choices) and asked == 3, f"the engine was asked {asked} times")
+
+    before, started = stats()["requests_total"], time.monotonic()
+    try:
+        # About 1.1 million tokens: more than a minute's, whenever it comes.
+        patient.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "word " * 900_000}])
+        check("a prompt beyond every limit", False, "no exception")
+    except openai.RateLimitError as error:
+        said = error.response.headers.get("x-should-retry")
+        asked = stats()["requests_total"] - before
+        check("a prompt beyond every limit", said == "false" and asked == 0, f"x-should-retry: {said}")
+
+
+def cache() -> None:
+    """The same request again, answered by the cache."""
+    ask = client.with_options(default_headers={"X-AI-Cache": "on"}).chat.completions.with_raw_response.create
+    question = prompt("tokens=5") + [{"role": "user", "content": str(time.time_ns())}]
+    words, texts = [], []
+    for _ in range(2):
+        raw = ask(model=MODEL, messages=question)
+        words.append(raw.headers.get("x-ai-cache"))
+        texts.append(raw.parse().choices[0].message.content)
+    check("an answer that is kept", words == ["miss", "hit"] and texts[0] == texts[1], " then ".join(words))
 
 
 def responses() -> None:
@@ -132,6 +176,6 @@ def langchain() -> None:
 
 
 if __name__ == "__main__":
-    for part in [harmless, broken_streams, statuses, responses, leaving, langchain]:
+    for part in [harmless, broken_streams, statuses, retries, cache, responses, leaving, langchain]:
         part()
     sys.exit(1 if wrong else 0)

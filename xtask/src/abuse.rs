@@ -1,7 +1,7 @@
 //! `cargo xtask abuse`: the cases that take too long for every change, in full, on throw-away servers.
 //!
-//! They are ordinary tests, in the module `abuse` of the full-stack tests. With all others they run small and with generous
-//! bounds; here each runs alone, in its full size, and its figures are shown and count.
+//! They are ordinary tests, in the modules `abuse` and `faults` of the full-stack tests and of the queue's. With all others
+//! they run small and with generous bounds; here each runs alone, in its full size, and its figures are shown and count.
 
 use std::process::ExitCode;
 
@@ -13,10 +13,13 @@ use crate::throwaway::Throwaway;
 use crate::ui::Ui;
 use crate::{cargo, interrupts};
 
+const MODULES: [&str; 2] = ["abuse::", "faults::"];
+
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask abuse                 all of them, one after the other; a few minutes
   cargo xtask abuse login_timing    those whose name begins so
+  cargo xtask abuse redis           Redis killed, paused, and full of errors, under load
   cargo xtask abuse --list          name them
 
 For nights and before a release, on a machine that does nothing else: the bounds are exact here. Everything stays on the
@@ -42,13 +45,21 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     interrupts::listen(false)?;
     let ui = Ui::new();
     let project = Project::find()?;
-    let filter = format!("abuse::{}", args.name.as_deref().unwrap_or_default().trim_start_matches("abuse::"));
+    let name = args.name.as_deref().unwrap_or_default();
+    let named = MODULES.iter().any(|module| name.starts_with(module));
+    let filters =
+        if named { vec![name.to_owned()] } else { MODULES.map(|module| format!("{module}{name}")).to_vec() };
     // Not nextest, which ends what takes long.
-    let mut tests = cargo::cargo(&project);
-    tests.args(["test", "--package", "ballast", "--test", "it", "--", &filter]);
+    let tests = |package: &str, test: &str| {
+        let mut tests = cargo::cargo(&project);
+        tests.args(["test", "--package", package, "--test", test, "--"]).args(&filters);
+        tests
+    };
+    let suites = || [tests("ballast", "it"), tests("jobs", "queue")];
     if args.list {
-        tests.arg("--list");
-        cargo::run_ok(&mut tests)?;
+        for mut tests in suites() {
+            cargo::run_ok(tests.arg("--list"))?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let install = match (args.yes, args.no_install) {
@@ -58,12 +69,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let throwaway = Throwaway::start(&project, install, &ui)?;
     let services = &throwaway.services;
-    tests
-        .args(["--nocapture", "--test-threads=1"])
-        .env("ABUSE_IN_FULL", "1")
-        .env("TEST_DATABASE_URL", &services.postgres.url)
-        .env("TEST_REDIS_URL", &services.redis.url);
-    cargo::run_ok(&mut tests)?;
+    for mut tests in suites() {
+        tests
+            .args(["--nocapture", "--test-threads=1"])
+            .env("ABUSE_IN_FULL", "1")
+            .env("TEST_DATABASE_URL", &services.postgres.url)
+            .env("TEST_REDIS_URL", &services.redis.url);
+        cargo::run_ok(&mut tests)?;
+    }
     ui.step("every case passed");
     Ok(ExitCode::SUCCESS)
 }

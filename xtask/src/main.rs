@@ -10,16 +10,21 @@
 mod abuse;
 mod bench;
 mod cargo;
+mod database;
 mod fuzz;
 mod http;
 mod image;
 mod interrupts;
+mod machine;
 mod prepare;
+mod removal;
 mod rename;
 mod smoke;
+mod soak;
 mod stack;
 mod throwaway;
 mod ui;
+mod upgrade;
 mod verify;
 
 use std::error::Error;
@@ -46,14 +51,22 @@ enum Command {
     Verify(verify::Args),
     /// Regenerate the descriptions of SQL queries in .sqlx
     Prepare(prepare::Args),
+    /// Hand the development database to somebody else, or take theirs
+    Database(database::Args),
     /// Measure, beside a yardstick in the same run
     Bench(bench::Args),
     /// Run the cases of abuse that are too long for every change
     Abuse(abuse::Args),
     /// Feed parsers with what a fuzzer makes up
     Fuzz(fuzz::Args),
+    /// Run everything for hours while something breaks every 20 seconds
+    Soak(soak::Args),
+    /// Run the release before and this one side by side on one database
+    Upgrade(upgrade::Args),
     /// Build the container image and try the compose stack
     Image(image::Args),
+    /// Remove each optional part in a copy of the tree, as docs/removing-parts.md says, and build what is left
+    Removal(removal::Args),
     /// Give the project another name: crate, program, images, documents
     Rename(rename::Args),
 }
@@ -77,10 +90,14 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Stack(args) => stack::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Prepare(args) => prepare::run(args),
+        Command::Database(args) => database::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Abuse(args) => abuse::run(args),
         Command::Fuzz(args) => fuzz::run(args),
+        Command::Soak(args) => soak::run(args),
+        Command::Upgrade(args) => upgrade::run(args),
         Command::Image(args) => image::run(args),
+        Command::Removal(args) => removal::run(args),
         Command::Rename(args) => rename::run(args),
     }
 }

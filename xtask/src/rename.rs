@@ -212,6 +212,29 @@ mod tests {
         }
     }
 
+    /// A hyphen is no part of a name in Rust or TypeScript.
+    #[test]
+    fn no_variable_bears_the_projects_name() {
+        let project = Project::find().unwrap();
+        let names = Names::new("acme-backend").unwrap();
+        for file in git(&project, &["ls-files", "*.rs", "*.ts"]).unwrap().lines() {
+            // Deleted here, and not yet committed.
+            let Ok(text) = fs::read_to_string(project.root().join(file)) else { continue };
+            let renamed = names.replace(&text);
+            for word in ["let", "let mut", "const", "static", "fn", "mod", "for", "struct"] {
+                let found = [" ", "\n", "("].iter().find(|start| {
+                    renamed.contains(&format!("{start}{word} {} ", names.kebab))
+                        || renamed.contains(&format!("{start}{word} {}:", names.kebab))
+                        || renamed.contains(&format!("{start}{word} {}(", names.kebab))
+                });
+                assert!(found.is_none(), "{file}: `{word} {}`", names.kebab);
+            }
+            let inserted =
+                ["${", "{"].iter().find(|start| renamed.contains(&format!("{start}{}}}", names.kebab)));
+            assert!(inserted.is_none(), "{file}: a variable in a text");
+        }
+    }
+
     #[test]
     fn names_that_cannot_be_are_refused() {
         for name in [

@@ -1,20 +1,23 @@
 //! The main job of the stack, tried on a running API: log in, stream a completion token by token, find it in the usage,
 //! have a job run.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use devstack::process::output_within;
 
 use crate::http::{self, Answer, string_field};
 use crate::interrupts;
 use crate::ui::Ui;
 
+const SEED_TIMEOUT: Duration = Duration::from_secs(60);
 const JOB_TIMEOUT: Duration = Duration::from_secs(30);
 /// Usage is written after the answer, not before it.
 const USAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The seeded account, as `ballast seed --json` prints it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Demo {
     pub(crate) email: String,
     pub(crate) password: String,
@@ -26,6 +29,19 @@ impl Demo {
     pub(crate) fn parse(json: &str) -> Option<Self> {
         let field = |name| string_field(json, name);
         Some(Self { email: field("email")?, password: field("password")?, api_key: field("api_key")? })
+    }
+
+    /// What `ballast seed --json` makes, by a command of the caller's. A machine that is very busy may refuse once.
+    pub(crate) fn seeded(mut seed: impl FnMut() -> Command) -> Result<Self> {
+        let mut said = String::new();
+        for _ in 0..3 {
+            let out = output_within(&mut seed(), SEED_TIMEOUT)?;
+            if let Some(demo) = Self::parse(&String::from_utf8_lossy(&out.stdout)) {
+                return Ok(demo);
+            }
+            said = String::from_utf8_lossy(&out.stderr).into_owned();
+        }
+        bail!("seed made no account: {}", said.trim())
     }
 }
 
@@ -120,6 +136,23 @@ fn job(port: u16, token: &str, ui: &Ui) -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     ui.step("job: completed");
+    Ok(())
+}
+
+/// Wrong passwords for one account, by turns on every replica: all of them together admit the limit, and not one more.
+pub(crate) fn one_login_limit(ports: &[u16], email: &str, limit: usize) -> Result<()> {
+    let body = format!(r#"{{"email":"{email}","password":"not-the-password"}}"#);
+    let mut admitted = 0;
+    for port in ports.iter().cycle().take(limit + ports.len()) {
+        interrupts::check()?;
+        let answer = http::request(*port, "POST", "/v1/auth/login", &[], &body)?;
+        match answer.status {
+            401 => admitted += 1,
+            429 => ensure!(answer.headers.contains("\r\nretry-after: "), "429 without Retry-After"),
+            other => bail!("a wrong password is answered with {other}:\n{}", answer.body),
+        }
+    }
+    ensure!(admitted == limit, "{} replicas admitted {admitted} logins together, not {limit}", ports.len());
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use devstack::process::ProcessId;
 use devstack::project::Project;
 use devstack::{Install, Lifetime, Record, Service, Services, Spec, System};
@@ -16,6 +16,9 @@ use crate::ui::Ui;
 #[derive(Debug)]
 pub(crate) struct Throwaway {
     dir: PathBuf,
+    id: String,
+    lifetime: Lifetime,
+    install: Install,
     pub(crate) services: Services,
 }
 
@@ -38,24 +41,72 @@ impl Throwaway {
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let owner = ProcessId::own().context("this process is not listed among the processes")?;
         devstack::write_atomic(&dir.join("owner"), &owner.to_string())?;
-        let services = Services::start(&Spec {
-            dir: dir.clone(),
-            id: format!("{}-{}", project.id(), std::process::id()),
-            lifetime,
-            install,
-            system: System::current(),
-            database_url: None,
-            redis_url: None,
-            say: &|line| ui.step(line),
-            cancelled: &interrupts::stopping,
-        })?;
-        let records: Vec<String> = [&services.postgres, &services.redis]
+        let id = format!("{}-{}", project.id(), std::process::id());
+        let services =
+            Services::start(&spec(&dir, &id, lifetime, install, (None, None), &|line| ui.step(line)))?;
+        let throwaway = Self { dir, id, lifetime, install, services };
+        throwaway.record()?;
+        Ok(throwaway)
+    }
+
+    /// Kills Postgres, waits, and starts it again on the data that it left.
+    pub(crate) fn kill_postgres(&mut self, pause: Duration) -> Result<()> {
+        self.services.postgres.kill();
+        std::thread::sleep(pause);
+        let others = (None, Some(self.services.redis.url.clone()));
+        let spec = spec(&self.dir, &self.id, self.lifetime, self.install, others, &|_| {});
+        let Services { postgres, .. } = Services::start(&spec)?;
+        ensure!(postgres.url == self.services.postgres.url, "Postgres came back elsewhere");
+        self.services.postgres = postgres;
+        self.record()
+    }
+
+    /// The same for Redis.
+    pub(crate) fn kill_redis(&mut self, pause: Duration) -> Result<()> {
+        self.services.redis.kill();
+        std::thread::sleep(pause);
+        let others = (Some(self.services.postgres.url.clone()), None);
+        let spec = spec(&self.dir, &self.id, self.lifetime, self.install, others, &|_| {});
+        let Services { redis, .. } = Services::start(&spec)?;
+        ensure!(redis.url == self.services.redis.url, "Redis came back elsewhere");
+        self.services.redis = redis;
+        self.record()
+    }
+
+    /// Where files may lie that go with it.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn record(&self) -> Result<()> {
+        let records: Vec<String> = [&self.services.postgres, &self.services.redis]
             .into_iter()
             .filter_map(Service::record)
             .map(|record| record.to_string())
             .collect();
-        devstack::write_atomic(&dir.join("records"), &records.join("\n"))?;
-        Ok(Self { dir, services })
+        devstack::write_atomic(&self.dir.join("records"), &records.join("\n"))
+    }
+}
+
+/// A pair in a directory, or one server beside another that is there.
+fn spec<'a>(
+    dir: &Path,
+    id: &str,
+    lifetime: Lifetime,
+    install: Install,
+    (database_url, redis_url): (Option<String>, Option<String>),
+    say: &'a dyn Fn(&str),
+) -> Spec<'a> {
+    Spec {
+        dir: dir.to_owned(),
+        id: id.to_owned(),
+        lifetime,
+        install,
+        system: System::current(),
+        database_url,
+        redis_url,
+        say,
+        cancelled: &interrupts::stopping,
     }
 }
 

@@ -77,11 +77,7 @@ impl Caller {
             .database
             .call("sessions.is_active", async |c| db::sessions::is_active(c, session_id).await)
             .await?;
-        if active {
-            Ok(session_id)
-        } else {
-            Err(Error::unauthorized("revoked", "This session was ended: log in again."))
-        }
+        if active { Ok(session_id) } else { Err(Error::session_ended()) }
     }
 
     /// Whether the session or API key still holds, asked of the database: for streams, which outlive their admission.
@@ -177,7 +173,7 @@ impl Pending {
                 Ok((caller, admitted))
             }
             Decision::Limited(limited) => Err(refused(&self.states, &limited)),
-            Decision::Revoked => Err(Error::unauthorized("revoked", "This session was ended: log in again.")),
+            Decision::Revoked => Err(Error::session_ended()),
             Decision::RecordMissing | Decision::RecordChanged(_) => Err(Error::unavailable(
                 "key_unsettled",
                 "The API key was just changed.",
@@ -333,7 +329,7 @@ impl FromRequestParts<AppState> for Admin {
             .await?;
         match role.as_deref() {
             Some("admin") => Ok(Self(caller)),
-            None => Err(Error::unauthorized("revoked", "This session was ended: log in again.")),
+            None => Err(Error::session_ended()),
             Some(_) => Err(Error::forbidden("admin_required", "Only administrators may do this.")),
         }
     }

@@ -126,8 +126,9 @@ fn cors(state: &AppState) -> Option<CorsLayer> {
     }
     let exact: Vec<HeaderValue> =
         state.config.cors_allowed_origins.iter().filter_map(|o| HeaderValue::from_str(o).ok()).collect();
-    let exposed =
-        ["x-request-id", "location", "idempotent-replayed"].into_iter().chain(limit_headers::EXPOSED);
+    let exposed = ["x-request-id", "location", "idempotent-replayed", "x-ai-cache", "age"]
+        .into_iter()
+        .chain(limit_headers::EXPOSED);
     let layer = CorsLayer::new()
         .allow_origin(AllowOrigin::list(exact))
         .allow_credentials(true)
@@ -139,6 +140,7 @@ fn cors(state: &AppState) -> Option<CorsLayer> {
             HeaderName::from_static("x-request-id"),
             HeaderName::from_static("idempotency-key"),
             HeaderName::from_static("last-event-id"),
+            HeaderName::from_static("x-ai-cache"),
         ])
         .expose_headers(exposed.map(HeaderName::from_static).collect::<Vec<_>>())
         .max_age(Duration::from_secs(600));

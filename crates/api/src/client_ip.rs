@@ -126,9 +126,10 @@ fn forwarded(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> Option<IpA
     // Several header lines mean one list (RFC 9110, section 5.3).
     let lines: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().collect();
     for line in lines.into_iter().rev() {
-        for item in line.to_str().ok()?.rsplit(',') {
+        // Item by item: what stands to the left of the client is its own invention, and need not even be text.
+        for item in line.as_bytes().rsplit(|byte| *byte == b',') {
             // Garbage in a trusted part of the list: nothing in it can be believed.
-            let ip = parse(item)?;
+            let ip = parse(std::str::from_utf8(item).ok()?)?;
             client = Some(ip);
             if !is_trusted(&ip) {
                 return client;
@@ -154,6 +155,11 @@ fn parse(text: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use axum::http::HeaderValue;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
@@ -211,6 +217,70 @@ mod tests {
         assert_eq!(client(trust, "10.0.0.1", &[]), "10.0.0.1");
         assert_eq!(client(trust, "10.0.0.1", &[("x-forwarded-for", "7.7.7.7, nonsense")]), "10.0.0.1");
         assert_eq!(client(trust, "10.0.0.1", &[("x-forwarded-for", "[2001:db8::1]:443")]), "2001:db8::1");
+        assert_eq!(client(trust, "10.0.0.1", &[("x-forwarded-for", "\u{fc}ml\u{e4}ut, 7.7.7.7")]), "7.7.7.7");
+    }
+
+    /// Whatever the header may hold, commas and bytes that are no text included.
+    fn invention() -> impl Strategy<Value = HeaderValue> {
+        let byte = prop_oneof![
+            Just(b','),
+            Just(b' '),
+            b'0'..=b'9',
+            Just(b'.'),
+            Just(b':'),
+            b' '..=b'~',
+            0x80..=0xFF_u8
+        ];
+        let bytes = prop::collection::vec(byte, 0..80);
+        prop_oneof![
+            bytes.prop_filter_map("no header value", |bytes| HeaderValue::from_bytes(&bytes).ok()),
+            any::<IpAddr>().prop_map(|ip| HeaderValue::from_str(&ip.to_string()).unwrap()),
+        ]
+    }
+
+    proptest! {
+        /// Case R2.
+        #[test]
+        fn no_invention_of_a_client_changes_who_it_is(
+            inventions in prop::collection::vec(invention(), 0..5),
+            client in any::<Ipv4Addr>().prop_filter("not a proxy", |ip| ip.octets()[0] != 10),
+            same_line in any::<bool>(),
+            proxies in 0_u8..4,
+        ) {
+            let mut map = HeaderMap::new();
+            for invention in &inventions {
+                map.append(X_FORWARDED_FOR, invention.clone());
+                map.append(X_REAL_IP, invention.clone());
+                map.append("forwarded", invention.clone());
+            }
+            // What the proxies add: to the last line, or as a line of their own.
+            let proxies = (0..proxies).map(|proxy| format!("10.0.0.{proxy}"));
+            let added = std::iter::once(client.to_string()).chain(proxies).collect::<Vec<_>>().join(", ");
+            if same_line && let Some(last) = inventions.last() {
+                let line = [last.as_bytes(), b", ", added.as_bytes()].concat();
+                map.append(X_FORWARDED_FOR, HeaderValue::from_bytes(&line).unwrap());
+            } else {
+                map.append(X_FORWARDED_FOR, HeaderValue::from_str(&added).unwrap());
+            }
+            let resolve = |trust: &str, peer: &str| {
+                ClientIps::new(trust.parse().unwrap()).resolve(SocketAddr::new(peer.parse().unwrap(), 1), &map).0
+            };
+            prop_assert_eq!(resolve("10.0.0.0/8", "10.9.9.9"), IpAddr::V4(client));
+            prop_assert_eq!(resolve("10.0.0.0/8", "9.9.9.9"), "9.9.9.9".parse::<IpAddr>().unwrap());
+            prop_assert_eq!(resolve("none", "10.9.9.9"), "10.9.9.9".parse::<IpAddr>().unwrap());
+            prop_assert_eq!(resolve("railway", "9.9.9.9"), "9.9.9.9".parse::<IpAddr>().unwrap());
+        }
+
+        #[test]
+        fn an_address_is_read_as_it_was_written_and_has_one_bucket(ip in any::<IpAddr>(), port in any::<u16>()) {
+            let canonical = ip.to_canonical();
+            prop_assert_eq!(parse(&ip.to_string()), Some(canonical));
+            prop_assert_eq!(parse(&SocketAddr::new(ip, port).to_string()), Some(canonical));
+            prop_assert_eq!(parse(&format!(" {ip}%eth0")), None);
+            let network = ClientIp(canonical).network();
+            prop_assert_eq!(ClientIp(network).network(), network);
+            prop_assert_eq!(ClientIp(canonical).bucket(), ClientIp(network).bucket());
+        }
     }
 
     #[test]

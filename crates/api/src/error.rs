@@ -97,6 +97,11 @@ impl Error {
         Self::new(StatusCode::NOT_FOUND, "not_found", "There is nothing here.")
     }
 
+    /// 401 for a token whose session was ended.
+    pub fn session_ended() -> Self {
+        Self::unauthorized("revoked", "This session was ended: log in again.")
+    }
+
     /// 409.
     pub fn conflict(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::CONFLICT, code, detail)

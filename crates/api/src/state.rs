@@ -86,7 +86,14 @@ impl AppState {
         let keyring = Keyring::from_config(&config.auth, clock.clone())?;
         let passwords = Passwords::new(config.auth.password_hash_concurrency, lifecycle.clone())?;
         let sealing = SealingKeys::from_config(&config.credentials.keys)?;
-        let ai = Ai::from_config(&config.ai, &lifecycle, database.clone(), limiter.clone(), clock.clone())?;
+        let ai = Ai::from_config(
+            &config,
+            &lifecycle,
+            database.clone(),
+            redis.clone(),
+            limiter.clone(),
+            clock.clone(),
+        )?;
         let runs = Runs::new(redis.clone(), &config.runs, lifecycle.clone());
         let health = Registry::new(lifecycle.clone(), env!("CARGO_PKG_VERSION"));
         let key_records = crate::auth::KeyRecords::default();
@@ -138,11 +145,14 @@ impl AppState {
             let redis = redis.clone();
             async move { redis.check().await }
         });
-        let ai = self.ai.clone();
-        self.health.register("engine", Optional, timeout, move || {
-            let ai = ai.clone();
-            async move { ai.check().await }
-        });
+        for (position, engine) in self.ai.engines().into_iter().enumerate() {
+            let name = if position == 0 { "engine".to_owned() } else { format!("engine:{engine}") };
+            let ai = self.ai.clone();
+            self.health.register(name, Optional, timeout, move || {
+                let (ai, engine) = (ai.clone(), engine.clone());
+                async move { ai.check(&engine).await }
+            });
+        }
         if self.config.trusted_proxy == TrustedProxy::Railway {
             let client_ips = self.client_ips.clone();
             self.health.register("client_address", Optional, timeout, move || {

@@ -140,7 +140,9 @@ fn every_file_in_the_documents_exists() {
             let words = code.split_whitespace().map(|word| word.trim_end_matches([',', ';', ':']));
             for path in words.filter(|word| FOLDERS.iter().any(|folder| word.starts_with(folder))) {
                 let pattern = path.contains(['<', '*', '{', '$']) || path.contains("NAME");
-                if !pattern && !root().join(path).exists() {
+                // What a document tells to make is not there yet.
+                let made = document.text.contains(&format!("- Create `{path}`:"));
+                if !pattern && !made && !root().join(path).exists() {
                     wrong.insert(format!("{}: {path}", document.name()));
                 }
             }

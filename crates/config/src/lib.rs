@@ -29,9 +29,9 @@ pub use reader::{Problem, Problems};
 pub use render::{configuration_md, env_example, env_production_example};
 pub use secrets::secrets;
 pub use settings::{
-    AiConfig, ApiConfig, AuthConfig, CredentialsConfig, DatabaseConfig, HttpConfig, LimitsConfig, MailConfig,
-    QueueConfig, RedisConfig, RunsConfig, RuntimeConfig, ShutdownConfig, StoresConfig, TelemetryConfig,
-    WebhooksConfig, WorkerConfig,
+    AiConfig, ApiConfig, AuthConfig, CacheConfig, CachedRoute, CredentialsConfig, DatabaseConfig,
+    EngineConfig, HttpConfig, LimitsConfig, MailConfig, ModelRule, QueueConfig, RedisConfig, RetentionConfig,
+    RunsConfig, RuntimeConfig, ShutdownConfig, StoresConfig, TelemetryConfig, WebhooksConfig, WorkerConfig,
 };
 pub use table::{UsedBy, VARIABLES, Variable, WhenUnset};
 pub use types::{Environment, LogFormat, Rate, SignUp, TrustedProxy};

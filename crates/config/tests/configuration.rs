@@ -39,7 +39,7 @@ fn development_needs_only_the_addresses_of_its_services() {
     let api = ApiConfig::from_vars(&development()).unwrap();
     assert_eq!(api.runtime.http.port, 8080);
     assert_eq!(api.trusted_proxy, TrustedProxy::None);
-    assert_eq!(api.ai.engine_url.as_str(), "http://localhost:9000/v1", "the trailing slash is gone");
+    assert_eq!(api.ai.engines[0].url.as_str(), "http://localhost:9000/v1", "the trailing slash is gone");
     assert_eq!(api.auth.issuer, "http://localhost:8080");
     WorkerConfig::from_vars(&development()).unwrap();
 }
@@ -111,6 +111,14 @@ fn weak_and_contradicting_values_are_refused() {
         ("SHUTDOWN_DELAY", "50s".to_owned()),
         ("DATABASE_CALL_DEADLINE", "1s".to_owned()),
         ("ENGINE_URL", "https://user:pass@engine.example".to_owned()),
+        ("ENGINES", "http://ollama:11434/v1".to_owned()),
+        ("ENGINES", "default=http://ollama:11434/v1".to_owned()),
+        ("ENGINES", "a=http://a.example,a=http://b.example".to_owned()),
+        ("ENGINES_API_KEYS", "a=sk-1".to_owned()),
+        ("ENGINE_MODELS", "gpt-*".to_owned()),
+        ("ENGINE_MODELS", "*gpt=default".to_owned()),
+        ("ENGINE_MODELS", "gpt-*=default|".to_owned()),
+        ("ENGINE_MODELS", "gpt-*=openai".to_owned()),
         ("TRUSTED_PROXY", "everyone".to_owned()),
         ("LOG_LEVEL", "warning".to_owned()),
         ("LOG_LEVEL", "info,api=verbose".to_owned()),
@@ -133,6 +141,31 @@ fn weak_and_contradicting_values_are_refused() {
         let report = problems(&vars);
         assert_eq!(report.0.iter().map(|p| p.name).collect::<Vec<_>>(), [name], "{report}");
     }
+}
+
+#[test]
+fn several_engines_have_a_name_a_key_and_an_order_and_models_are_found_by_the_first_rule() {
+    let mut vars = development();
+    vars.set("ENGINES", "local=http://ollama:11434/v1/, openai=https://api.openai.com/v1")
+        .set("ENGINES_API_KEYS", "openai=sk-x=")
+        .set("ENGINE_MODELS", "gpt-4=openai,gpt-*=openai|default,*=default");
+    let ai = ApiConfig::from_vars(&vars).unwrap().ai;
+    let shown: Vec<_> = ai.engines.iter().map(|e| (e.name.as_str(), e.url.as_str())).collect();
+    assert_eq!(
+        shown,
+        [
+            ("default", "http://localhost:9000/v1"),
+            ("local", "http://ollama:11434/v1"),
+            ("openai", "https://api.openai.com/v1"),
+        ]
+    );
+    let key = ai.engines[2].api_key.as_ref().unwrap();
+    assert_eq!(secrecy::ExposeSecret::expose_secret(key), "sk-x=");
+    assert!(ai.engines[0].api_key.is_none() && ai.engines[1].api_key.is_none());
+    let found = |model| &ai.models.iter().find(|rule| rule.matches(model)).unwrap().engines[..];
+    assert_eq!(found("gpt-4"), ["openai"]);
+    assert_eq!(found("gpt-4o"), ["openai", "default"]);
+    assert_eq!(found("llama"), ["default"]);
 }
 
 #[test]

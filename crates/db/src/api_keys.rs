@@ -71,12 +71,15 @@ pub struct KeyRecord {
     pub dead: bool,
 }
 
-/// Makes a key.
-pub async fn insert(c: &mut PgConnection, new: &NewApiKey<'_>) -> Result<ApiKey> {
+/// Makes a key; `None` when the user has `most` that are not revoked.
+pub async fn insert(c: &mut PgConnection, new: &NewApiKey<'_>, most: i64) -> Result<Option<ApiKey>> {
+    // Counted under a lock on the user: two at once must not both be the last one.
+    crate::users::lock(c, new.user_id).await?;
     let key = sqlx::query_as!(
         ApiKey,
         "insert into api_key (id, user_id, name, public_id, secret_hash, scopes, expires_at)
-         values ($1, $2, $3, $4, $5, $6, $7)
+         select $1, $2, $3, $4, $5, $6, $7
+         where (select count(*) from api_key where user_id = $2 and revoked_at is null) < $8
          returning id, user_id, name, public_id, scopes, created_at, expires_at, last_used_at, revoked_at",
         new.id,
         new.user_id,
@@ -85,19 +88,21 @@ pub async fn insert(c: &mut PgConnection, new: &NewApiKey<'_>) -> Result<ApiKey>
         new.secret_hash,
         new.scopes,
         new.expires_at,
+        most,
     )
-    .fetch_one(c)
+    .fetch_optional(c)
     .await?;
     Ok(key)
 }
 
-/// A user's keys, newest first.
-pub async fn list(c: &mut PgConnection, user_id: Uuid) -> Result<Vec<ApiKey>> {
+/// A user's newest keys, newest first.
+pub async fn list(c: &mut PgConnection, user_id: Uuid, limit: i64) -> Result<Vec<ApiKey>> {
     let keys = sqlx::query_as!(
         ApiKey,
         "select id, user_id, name, public_id, scopes, created_at, expires_at, last_used_at, revoked_at
-         from api_key where user_id = $1 order by id desc",
-        user_id
+         from api_key where user_id = $1 order by id desc limit $2",
+        user_id,
+        limit,
     )
     .fetch_all(c)
     .await?;
@@ -159,6 +164,17 @@ pub async fn revoke(c: &mut PgConnection, user_id: Uuid, id: Uuid) -> Result<Opt
     .fetch_optional(c)
     .await?;
     Ok(public_id)
+}
+
+/// Revokes every key of a user and returns their public ids.
+pub async fn revoke_all(c: &mut PgConnection, user_id: Uuid) -> Result<Vec<String>> {
+    let public_ids = sqlx::query_scalar!(
+        "update api_key set revoked_at = now() where user_id = $1 and revoked_at is null returning public_id",
+        user_id
+    )
+    .fetch_all(c)
+    .await?;
+    Ok(public_ids)
 }
 
 /// The public ids of keys that were revoked in this last while, in any order.

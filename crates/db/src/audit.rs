@@ -97,3 +97,16 @@ pub async fn list(c: &mut PgConnection, filter: &Filter<'_>) -> Result<Vec<Entry
     .await?;
     Ok(entries)
 }
+
+/// Deletes up to `limit` events that happened before `before`. Returns how many.
+pub async fn delete_old(c: &mut PgConnection, before: DateTime<Utc>, limit: i64) -> Result<u64> {
+    let done = sqlx::query!(
+        "delete from audit_log
+         where id = any (array(select id from audit_log where occurred_at < $1 order by occurred_at limit $2))",
+        before,
+        limit
+    )
+    .execute(c)
+    .await?;
+    Ok(done.rows_affected())
+}

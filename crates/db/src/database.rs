@@ -1,6 +1,6 @@
 //! The connection pool, and the one way to use it.
 
-use std::{ops::AsyncFnOnce, str::FromStr as _, time::Duration};
+use std::{ops::AsyncFnOnce, str::FromStr as _, sync::Arc, time::Duration};
 
 use config::DatabaseConfig;
 use runtime::{Lifecycle, Phase, backoff::Backoff};
@@ -10,15 +10,22 @@ use sqlx::{
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use tokio::time::Instant;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tracing::log::LevelFilter;
 
 use crate::{Error, Migrations};
+
+/// For a connection of the health check's own, and its question.
+const APART: Duration = Duration::from_secs(1);
 
 /// Postgres, as every role uses it. Clones share the pool.
 #[derive(Debug, Clone)]
 pub struct Database {
     pool: PgPool,
+    turns: Turns,
     direct: PgConnectOptions,
     call_deadline: Duration,
 }
@@ -42,20 +49,23 @@ impl Database {
         };
         let pool = PgPoolOptions::new()
             .max_connections(config.pool_size)
-            .acquire_timeout(config.acquire_timeout)
+            // The other half is for the wait before it, see [`Turns`].
+            .acquire_timeout(config.acquire_timeout / 2)
             .acquire_slow_level(LevelFilter::Debug)
             .idle_timeout(Duration::from_secs(300))
             .max_lifetime(Duration::from_secs(1_800))
             // A ping before each use would double the round trips; a dead connection fails one call instead.
             .test_before_acquire(false)
             .connect_lazy_with(options);
-        Ok(Self { pool, direct, call_deadline: config.call_deadline })
+        let turns = Turns::new(config.pool_size, config.acquire_timeout / 2);
+        Ok(Self { pool, turns, direct, call_deadline: config.call_deadline })
     }
 
     /// For tests: a pool made elsewhere.
     pub fn from_pool(pool: PgPool) -> Self {
         let direct = (*pool.connect_options()).clone();
-        Self { pool, direct, call_deadline: Duration::from_secs(15) }
+        let turns = Turns::new(pool.options().get_max_connections(), pool.options().get_acquire_timeout());
+        Self { pool, turns, direct, call_deadline: Duration::from_secs(15) }
     }
 
     /// The pool itself, for the job queue.
@@ -77,7 +87,7 @@ impl Database {
         name: &'static str,
         f: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut checkout = Checkout::new(&self.pool, name).await?;
+        let mut checkout = Checkout::new(self, name).await?;
         match tokio::time::timeout(self.call_deadline, f(checkout.connection())).await {
             Ok(result) => {
                 checkout.finished();
@@ -93,7 +103,7 @@ impl Database {
         name: &'static str,
         f: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut checkout = Checkout::new(&self.pool, name).await?;
+        let mut checkout = Checkout::new(self, name).await?;
         let work = async {
             let mut tx = checkout.connection().begin().await.map_err(Error::from)?;
             let result = f(&mut tx).await;
@@ -139,7 +149,11 @@ impl Database {
     /// The health check: does the server answer, and is the schema new enough? A schema that is *ahead* is fine, so that a
     /// release can be rolled back.
     pub async fn check(&self) -> Result<(), String> {
-        let found = self.call("health.check", async |c| Migrations::current_version(c).await).await;
+        let found = if self.is_used_up() {
+            self.ask_apart().await
+        } else {
+            self.call("health.check", async |c| Migrations::current_version(c).await).await
+        };
         let expected = Migrations::expected_version();
         match found {
             Ok(Some(version)) if version >= expected => Ok(()),
@@ -151,6 +165,23 @@ impl Database {
             }
             Err(error) => Err(self.reason(&error).await),
         }
+    }
+
+    /// No connection of the pool is free. That is load, which each request is told, and no reason to take the replica out.
+    fn is_used_up(&self) -> bool {
+        self.pool.size() >= self.pool.options().get_max_connections() && self.pool.num_idle() == 0
+    }
+
+    /// The version of the schema, on a connection of its own.
+    async fn ask_apart(&self) -> crate::Result<Option<i64>> {
+        let options = self.pool.connect_options();
+        let ask = async {
+            let mut connection = options.connect().await?;
+            let version = Migrations::current_version(&mut connection).await;
+            let _ = connection.close().await;
+            version
+        };
+        tokio::time::timeout(APART, ask).await.unwrap_or(Err(Error::Deadline))
     }
 
     /// A pool without any connection says only that it timed out: ask the server itself why there is none.
@@ -228,21 +259,48 @@ fn with_session_timeouts(options: PgConnectOptions, config: &DatabaseConfig) -> 
     ])
 }
 
+/// Who may ask the pool, as many at a time as it may have connections; the others wait here, and not for long.
+///
+/// The pool's own timeout runs from when somebody begins to wait, and making a connection is part of it. After an outage, with
+/// many waiting, each would get its turn when its time is nearly up, begin to connect, and leave that unfinished to the next
+/// one, for as long as the load lasts. Whoever has a turn here has half of the time for the connection alone.
+#[derive(Debug, Clone)]
+struct Turns {
+    free: Arc<Semaphore>,
+    wait: Duration,
+}
+
+impl Turns {
+    fn new(count: u32, wait: Duration) -> Self {
+        Self { free: Arc::new(Semaphore::new(count as usize)), wait }
+    }
+
+    async fn next(&self) -> Result<OwnedSemaphorePermit, sqlx::Error> {
+        let turn = tokio::time::timeout(self.wait, self.free.clone().acquire_owned()).await;
+        turn.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)
+    }
+}
+
 /// A connection that is closed unless its user says that it finished.
 struct Checkout {
     connection: Option<PoolConnection<Postgres>>,
+    _turn: OwnedSemaphorePermit,
     finished: bool,
     name: &'static str,
     started: Instant,
 }
 
 impl Checkout {
-    async fn new(pool: &PgPool, name: &'static str) -> crate::Result<Self> {
+    async fn new(database: &Database, name: &'static str) -> crate::Result<Self> {
         let started = Instant::now();
-        let connection = pool.acquire().await.inspect_err(|_| {
+        let acquire = async {
+            let turn = database.turns.next().await?;
+            Ok((turn, database.pool.acquire().await?))
+        };
+        let (turn, connection) = acquire.await.inspect_err(|_: &sqlx::Error| {
             metrics::counter!("db_acquire_failures_total").increment(1);
         })?;
-        Ok(Self { connection: Some(connection), finished: false, name, started })
+        Ok(Self { connection: Some(connection), _turn: turn, finished: false, name, started })
     }
 
     fn connection(&mut self) -> &mut PgConnection {

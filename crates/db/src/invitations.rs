@@ -71,12 +71,14 @@ pub async fn list(c: &mut PgConnection, limit: i64) -> Result<Vec<Invitation>> {
     Ok(invitations)
 }
 
-/// An invitation that may still be accepted.
+/// An invitation that may still be accepted. It holds as long as whoever made it may invite: one that gives the role of an
+/// administrator would otherwise be a way back for a former one.
 pub async fn find_open(c: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Result<Option<Invitation>> {
     let invitation = sqlx::query_as!(
         Invitation,
         "select id, email, role, invited_by, created_at, expires_at, accepted_at, revoked_at
-         from invitation where id = $1 and accepted_at is null and revoked_at is null and expires_at > $2",
+         from invitation where id = $1 and accepted_at is null and revoked_at is null and expires_at > $2
+           and exists (select from users u where u.id = invited_by and u.role = 'admin' and u.disabled_at is null)",
         id,
         now,
     )
@@ -85,7 +87,8 @@ pub async fn find_open(c: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Re
     Ok(invitation)
 }
 
-/// Accepts an invitation for this address and returns the role that it gives. Of any number of callers one gets it.
+/// Accepts an invitation for this address and returns the role that it gives; see [`find_open`]. Of any number of callers one
+/// gets it.
 pub async fn accept(
     c: &mut PgConnection,
     id: Uuid,
@@ -95,6 +98,7 @@ pub async fn accept(
     let role = sqlx::query_scalar!(
         "update invitation set accepted_at = $3
          where id = $1 and email = $2 and accepted_at is null and revoked_at is null and expires_at > $3
+           and exists (select from users u where u.id = invited_by and u.role = 'admin' and u.disabled_at is null)
          returning role",
         id,
         email,

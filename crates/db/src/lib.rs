@@ -14,8 +14,10 @@
 
 pub mod api_keys;
 pub mod audit;
+pub mod backfills;
 pub mod credentials;
 mod database;
+pub mod documents;
 mod error;
 pub mod invitations;
 mod migrate;
@@ -24,6 +26,7 @@ mod redis;
 pub mod runs;
 pub mod seal;
 pub mod sessions;
+pub mod subscriptions;
 pub mod usage;
 pub mod users;
 pub mod webhook_deliveries;

@@ -68,6 +68,7 @@ pub struct Migration {
 #[derive(Debug)]
 pub struct Migrations {
     options: PgConnectOptions,
+    migrator: Migrator,
 }
 
 impl Migrations {
@@ -80,7 +81,15 @@ impl Migrations {
             ("lock_timeout", "5000"),
             ("idle_in_transaction_session_timeout", "0"),
         ]);
-        Self { options }
+        let own = Migrator { migrations: MIGRATOR.migrations.clone(), ..Migrator::DEFAULT };
+        Self { options, migrator: Migrator::DEFAULT }.with(own)
+    }
+
+    /// Runs these and not those of this build, as the next release would.
+    pub fn with(self, mut migrator: Migrator) -> Self {
+        // A database that is ahead of this build is fine: that is what a rollback looks like.
+        migrator.set_locking(false).set_ignore_missing(true);
+        Self { migrator, ..self }
     }
 
     /// The newest migration of this build.
@@ -135,7 +144,7 @@ impl Migrations {
                 return Err(MigrateError::TooOld(text));
             }
             let before = applied(c).await?.len();
-            migrator().run(&mut *c).await?;
+            self.migrator.run(&mut *c).await?;
             Ok(applied(c).await?.len() - before)
         })
         .await
@@ -146,10 +155,10 @@ impl Migrations {
         self.locked(patience, async |c| {
             let versions: Vec<i64> = applied(c).await?.into_iter().map(|(v, _)| v).collect();
             let Some((last, rest)) = versions.split_last() else { return Ok(None) };
-            if !MIGRATOR.version_exists(*last) {
+            if !self.migrator.version_exists(*last) {
                 return Err(MigrateError::Newer(*last));
             }
-            migrator().undo(&mut *c, rest.last().copied().unwrap_or(0)).await?;
+            self.migrator.undo(&mut *c, rest.last().copied().unwrap_or(0)).await?;
             Ok(Some(*last))
         })
         .await
@@ -157,14 +166,15 @@ impl Migrations {
 
     /// Takes back everything. All data is lost.
     pub async fn reset(&self, patience: Duration) -> Result<(), MigrateError> {
-        self.locked(patience, async |c| Ok(migrator().undo(&mut *c, 0).await?)).await
+        self.locked(patience, async |c| Ok(self.migrator.undo(&mut *c, 0).await?)).await
     }
 
     /// Every migration of this build and of the database, in order.
     pub async fn status(&self) -> Result<Vec<Migration>, MigrateError> {
         let mut c = self.connect().await?;
         let applied = applied(&mut c).await?;
-        let mut all: Vec<Migration> = MIGRATOR
+        let mut all: Vec<Migration> = self
+            .migrator
             .iter()
             .filter(|m| !m.migration_type.is_down_migration())
             .map(|m| Migration {
@@ -178,7 +188,7 @@ impl Migrations {
             })
             .collect();
         for (version, description) in applied {
-            if !MIGRATOR.version_exists(version) {
+            if !self.migrator.version_exists(version) {
                 all.push(Migration { version, description, status: MigrationStatus::Unknown });
             }
         }
@@ -221,13 +231,6 @@ impl Migrations {
         let _ = c.close().await;
         result
     }
-}
-
-fn migrator() -> Migrator {
-    let mut migrator = Migrator { migrations: MIGRATOR.migrations.clone(), ..Migrator::DEFAULT };
-    // A database that is ahead of this build is fine: that is what a rollback looks like.
-    migrator.set_locking(false).set_ignore_missing(true);
-    migrator
 }
 
 async fn applied(c: &mut PgConnection) -> Result<Vec<(i64, String)>, MigrateError> {

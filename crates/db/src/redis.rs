@@ -200,11 +200,19 @@ impl Redis {
     }
 
     /// The health check. It goes past the breaker's refusal as one of its probes.
+    ///
+    /// It writes: a Redis that is read-only, full, or cannot save answers a PING and is of no use, and a breaker that each PING
+    /// closed would open again with the next request.
     pub async fn check(&self) -> Result<(), String> {
-        let pong =
-            self.call(async |c| deadpool_redis::redis::cmd("PING").query_async::<String>(c).await).await;
-        match pong {
-            Ok(_) => Ok(()),
+        let key = self.key("health");
+        let written = self
+            .call(async |c| {
+                let mut set = deadpool_redis::redis::cmd("SET");
+                set.arg(&key).arg(1).arg("PX").arg(10_000).exec_async(c).await
+            })
+            .await;
+        match written {
+            Ok(()) => Ok(()),
             Err(RedisError::Failed(e)) => Err(match e.code() {
                 Some(code @ ("NOAUTH" | "WRONGPASS")) => {
                     format!("redis refuses the password ({code}): check REDIS_URL")

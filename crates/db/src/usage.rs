@@ -29,6 +29,8 @@ pub struct UsageEvent {
     pub completion_tokens: i64,
     /// True when the counts are ours and not the engine's.
     pub estimated: bool,
+    /// True when the cache answered: it cost nothing.
+    pub cached: bool,
     /// `ok`, `client_abort`, `engine_error`, `timeout` or `drained`.
     pub outcome: &'static str,
     /// Until the first event.
@@ -44,9 +46,9 @@ pub async fn insert(c: &mut PgConnection, events: &[UsageEvent]) -> Result<()> {
     }
     sqlx::query!(
         "insert into usage_event (occurred_at, user_id, api_key_id, request_id, route, model, engine, prompt_tokens,
-                                  completion_tokens, estimated, outcome, first_token_ms, duration_ms)
+                                  completion_tokens, estimated, cached, outcome, first_token_ms, duration_ms)
          select * from unnest($1::timestamptz[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[],
-                              $8::bigint[], $9::bigint[], $10::boolean[], $11::text[], $12::int[], $13::int[])",
+                              $8::bigint[], $9::bigint[], $10::boolean[], $11::boolean[], $12::text[], $13::int[], $14::int[])",
         &column(events, |e| e.occurred_at),
         &column(events, |e| e.user_id),
         &column(events, |e| e.api_key_id) as &[Option<Uuid>],
@@ -57,6 +59,7 @@ pub async fn insert(c: &mut PgConnection, events: &[UsageEvent]) -> Result<()> {
         &column(events, |e| e.prompt_tokens),
         &column(events, |e| e.completion_tokens),
         &column(events, |e| e.estimated),
+        &column(events, |e| e.cached),
         &column(events, |e| e.outcome.to_owned()),
         &column(events, |e| e.first_token_ms) as &[Option<i32>],
         &column(events, |e| e.duration_ms),
@@ -76,13 +79,14 @@ pub async fn roll_up(c: &mut PgConnection, limit: i64) -> Result<i64> {
                    select id from usage_event where not rolled_up limit $1 for update skip locked))
                returning *
            ), sums as (
-               insert into usage_hour as h (hour, user_id, model, requests, errors, prompt_tokens, completion_tokens)
+               insert into usage_hour as h (hour, user_id, model, requests, errors, cached, prompt_tokens, completion_tokens)
                select date_trunc('hour', occurred_at, 'UTC'), user_id, model, count(*),
-                      count(*) filter (where outcome <> 'ok'), sum(prompt_tokens), sum(completion_tokens)
+                      count(*) filter (where outcome <> 'ok'), count(*) filter (where cached), sum(prompt_tokens), sum(completion_tokens)
                from fresh group by 1, 2, 3 order by 2, 1, 3
                on conflict (user_id, hour, model) do update set
                    requests = h.requests + excluded.requests,
                    errors = h.errors + excluded.errors,
+                   cached = h.cached + excluded.cached,
                    prompt_tokens = h.prompt_tokens + excluded.prompt_tokens,
                    completion_tokens = h.completion_tokens + excluded.completion_tokens
            )
@@ -92,6 +96,20 @@ pub async fn roll_up(c: &mut PgConnection, limit: i64) -> Result<i64> {
     .fetch_one(c)
     .await?;
     Ok(count)
+}
+
+/// Deletes up to `limit` events that happened before `before` and are counted in the sums, which stay. Returns how many.
+pub async fn delete_counted(c: &mut PgConnection, before: DateTime<Utc>, limit: i64) -> Result<u64> {
+    let done = sqlx::query!(
+        "delete from usage_event
+         where id = any (array(
+             select id from usage_event where occurred_at < $1 and rolled_up order by occurred_at limit $2))",
+        before,
+        limit
+    )
+    .execute(c)
+    .await?;
+    Ok(done.rows_affected())
 }
 
 /// Usage of one model on one day.
@@ -105,6 +123,8 @@ pub struct DayUsage {
     pub requests: i64,
     /// Requests that did not end well.
     pub errors: i64,
+    /// Requests that the cache answered.
+    pub cached: i64,
     /// Tokens read.
     pub prompt_tokens: i64,
     /// Tokens written.
@@ -118,12 +138,12 @@ pub async fn by_day(c: &mut PgConnection, user_id: Uuid, since: DateTime<Utc>) -
         DayUsage,
         r#"select to_char(hour at time zone 'UTC', 'YYYY-MM-DD') as "day!", model as "model!",
                   sum(requests)::bigint as "requests!", sum(errors)::bigint as "errors!",
-                  sum(prompt_tokens)::bigint as "prompt_tokens!", sum(completion_tokens)::bigint as "completion_tokens!"
+                  sum(cached)::bigint as "cached!", sum(prompt_tokens)::bigint as "prompt_tokens!", sum(completion_tokens)::bigint as "completion_tokens!"
            from (
-               select hour, model, requests, errors, prompt_tokens, completion_tokens
+               select hour, model, requests, errors, cached, prompt_tokens, completion_tokens
                from usage_hour where user_id = $1 and hour >= date_trunc('hour', $2::timestamptz, 'UTC')
                union all
-               select occurred_at, model, 1, (outcome <> 'ok')::int, prompt_tokens, completion_tokens
+               select occurred_at, model, 1, (outcome <> 'ok')::int, cached::int, prompt_tokens, completion_tokens
                from usage_event where user_id = $1 and not rolled_up
                    and occurred_at >= date_trunc('hour', $2::timestamptz, 'UTC')
            ) as usage
@@ -131,6 +151,80 @@ pub async fn by_day(c: &mut PgConnection, user_id: Uuid, since: DateTime<Utc>) -
         user_id,
         since
     )
+    .fetch_all(c)
+    .await?;
+    Ok(rows)
+}
+
+/// Usage of one model by one user on one day.
+#[derive(Debug, Clone)]
+pub struct UserUsage {
+    /// Whose.
+    pub user_id: Uuid,
+    /// The rest.
+    pub usage: DayUsage,
+}
+
+/// Which usage of all users.
+#[derive(Debug, Clone, Default)]
+pub struct Filter<'a> {
+    /// Not before the hour of this time.
+    pub since: DateTime<Utc>,
+    /// Of this user.
+    pub user_id: Option<Uuid>,
+    /// Of this model.
+    pub model: Option<&'a str>,
+    /// After this day, user and model.
+    pub after: Option<(&'a str, Uuid, &'a str)>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+/// Everybody's usage by day, user and model, latest day first; as [`by_day`], each request exactly once.
+pub async fn by_user(c: &mut PgConnection, filter: &Filter<'_>) -> Result<Vec<UserUsage>> {
+    let (day, user, model) = filter.after.map_or((None, None, None), |(d, u, m)| (Some(d), Some(u), Some(m)));
+    let rows = sqlx::query!(
+        r#"with days as (
+               select to_char(hour at time zone 'UTC', 'YYYY-MM-DD') as day, user_id, model,
+                      sum(requests)::bigint as requests, sum(errors)::bigint as errors, sum(cached)::bigint as cached,
+                      sum(prompt_tokens)::bigint as prompt_tokens, sum(completion_tokens)::bigint as completion_tokens
+               from (
+                   select hour, user_id, model, requests, errors, cached, prompt_tokens, completion_tokens
+                   from usage_hour where hour >= date_trunc('hour', $1::timestamptz, 'UTC')
+                   union all
+                   select occurred_at, user_id, model, 1, (outcome <> 'ok')::int, cached::int, prompt_tokens,
+                          completion_tokens
+                   from usage_event
+                   where not rolled_up and occurred_at >= date_trunc('hour', $1::timestamptz, 'UTC')
+               ) as usage
+               where ($2::uuid is null or user_id = $2) and ($3::text is null or model = $3)
+               group by 1, 2, 3
+           )
+           select day as "day!", user_id as "user_id!", model as "model!", requests as "requests!", errors as "errors!",
+                  cached as "cached!", prompt_tokens as "prompt_tokens!", completion_tokens as "completion_tokens!"
+           from days
+           where $4::text is null or day < $4 or (day = $4 and (user_id, model) > ($5::uuid, $6::text))
+           order by day desc, user_id, model limit $7"#,
+        filter.since,
+        filter.user_id,
+        filter.model,
+        day,
+        user,
+        model,
+        filter.limit,
+    )
+    .map(|row| UserUsage {
+        user_id: row.user_id,
+        usage: DayUsage {
+            day: row.day,
+            model: row.model,
+            requests: row.requests,
+            errors: row.errors,
+            cached: row.cached,
+            prompt_tokens: row.prompt_tokens,
+            completion_tokens: row.completion_tokens,
+        },
+    })
     .fetch_all(c)
     .await?;
     Ok(rows)

@@ -230,6 +230,15 @@ pub async fn disable(c: &mut PgConnection, id: Uuid) -> Result<Disabled> {
     Ok(Disabled { now: now.rows_affected() == 1, sessions, api_keys })
 }
 
+/// Ends what was made for an account before its address was confirmed, and returns the public ids of its API keys. Whoever
+/// registers with somebody else's address must have nothing of it left when the owner takes the account over.
+pub async fn end_what_is_unconfirmed(c: &mut PgConnection, id: Uuid) -> Result<Vec<String>> {
+    let api_keys = crate::api_keys::revoke_all(c, id).await?;
+    sqlx::query!("delete from credential where user_id = $1", id).execute(&mut *c).await?;
+    sqlx::query!("delete from webhook_endpoint where user_id = $1", id).execute(c).await?;
+    Ok(api_keys)
+}
+
 /// How many there are.
 #[derive(Debug, Clone, Copy)]
 pub struct Counts {

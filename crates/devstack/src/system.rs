@@ -57,7 +57,7 @@ impl System {
     }
 
     /// A program on PATH or in the other known directories.
-    pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
+    pub fn program(&self, name: &str) -> Option<PathBuf> {
         self.program_dirs().into_iter().map(|dir| dir.join(name)).find(|path| is_executable(path))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use config::AiConfig;
+use config::{AiConfig, EngineConfig};
 use http::{HeaderMap, HeaderValue, Response, header};
 use reqwest::{Client, redirect};
 use runtime::Breaker;
@@ -36,7 +36,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn from_config(name: &str, config: &AiConfig) -> anyhow::Result<Self> {
+    pub(crate) fn from_config(engine: &EngineConfig, config: &AiConfig) -> anyhow::Result<Self> {
         // No total and no read timeout: they would end healthy streams. Every wait has a deadline of its own.
         let client = Client::builder()
             .connect_timeout(config.connect_timeout)
@@ -59,17 +59,17 @@ impl Engine {
             header::USER_AGENT,
             HeaderValue::from_static(concat!("ballast/", env!("CARGO_PKG_VERSION"))),
         );
-        if let Some(key) = &config.engine_api_key {
+        if let Some(key) = &engine.api_key {
             let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret()))?;
             value.set_sensitive(true);
             headers.insert(header::AUTHORIZATION, value);
         }
         Ok(Self {
-            name: name.into(),
+            name: engine.name.as_str().into(),
             client,
-            base: config.engine_url.clone(),
+            base: engine.url.clone(),
             headers,
-            breaker: Breaker::new("engine", FAILURES_TO_OPEN),
+            breaker: Breaker::new(format!("engine:{}", engine.name), FAILURES_TO_OPEN),
         })
     }
 
@@ -134,12 +134,12 @@ impl Engine {
         match self.attempt(&request, Want::Json).await {
             Ok(_) => Ok(()),
             Err(Fault::Status(error)) => match error.status {
-                401 | 403 => Err("the engine refuses the credential: check ENGINE_API_KEY".to_owned()),
+                401 | 403 => Err("the engine refuses the credential: check its key".to_owned()),
                 // Some engines have no list of models.
                 400..=499 => Ok(()),
                 status => Err(format!("the engine answers {status}")),
             },
-            Err(Fault::Unreachable(_)) => Err("cannot connect: check ENGINE_URL".to_owned()),
+            Err(Fault::Unreachable(_)) => Err("cannot connect: check its URL".to_owned()),
             Err(Fault::Unexpected(what)) => Err(format!("the engine's answer is unusable: {what}")),
             Err(_) => Err("the engine does not answer".to_owned()),
         }

@@ -10,6 +10,8 @@ use crate::EngineError;
 /// What an engine, or our way of talking to it, can do wrong. Its text is for the client; [`Fault::cause`] is for the log.
 #[derive(Debug)]
 pub enum Fault {
+    /// No engine is configured for this model.
+    UnknownModel(Box<str>),
     /// It failed too often lately; it is not asked.
     BreakerOpen,
     /// No connection.
@@ -24,6 +26,15 @@ pub enum Fault {
     Unexpected(&'static str),
     /// Its stream ended before the answer was complete.
     Truncated,
+}
+
+/// Who may be asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// Another engine, or the same if there is no other.
+    Any,
+    /// Another engine only.
+    Another,
 }
 
 /// Which time was up. The connect timeout is [`Fault::Unreachable`].
@@ -55,6 +66,7 @@ impl Fault {
     /// The status of an answer that has not begun.
     pub fn status(&self) -> StatusCode {
         match self {
+            Self::UnknownModel(_) => StatusCode::NOT_FOUND,
             Self::BreakerOpen => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Status(error) => match error.status {
@@ -71,12 +83,13 @@ impl Fault {
         }
     }
 
-    /// Whether the same request may be sent once more, as long as the client has seen nothing of an answer.
-    pub(crate) fn is_retryable(&self) -> bool {
+    /// Whether the same request may be sent once more, as long as the client has seen nothing of an answer: to whom?
+    pub(crate) fn retry(&self) -> Option<Again> {
         match self {
-            Self::Unreachable(_) | Self::Broken(_) => true,
-            Self::Status(error) => matches!(error.status, 502..=504),
-            _ => false,
+            Self::Unreachable(_) | Self::Broken(_) => Some(Again::Any),
+            Self::Status(error) if matches!(error.status, 502..=504) => Some(Again::Any),
+            Self::Status(error) if error.status == 429 => Some(Again::Another),
+            _ => None,
         }
     }
 
@@ -90,13 +103,14 @@ impl Fault {
     }
 
     /// Counts what the metrics want to know.
-    pub fn record(&self) {
+    pub fn record(&self, engine: &str) {
         let timer = match self {
             Self::Timeout(timer) => timer.as_str(),
             Self::Unreachable(error) if error.is_timeout() => "connect",
             _ => return,
         };
-        metrics::counter!("ai_engine_timeouts_total", "timeout" => timer).increment(1);
+        metrics::counter!("ai_engine_timeouts_total", "timeout" => timer, "engine" => engine.to_owned())
+            .increment(1);
     }
 
     /// What the client is not told, for the log.
@@ -120,6 +134,7 @@ impl Fault {
     /// Stable name of the fault, or the engine's own where it is the client's business.
     pub fn code(&self) -> Cow<'_, str> {
         match self {
+            Self::UnknownModel(_) => "model_not_found".into(),
             Self::BreakerOpen => "engine_unavailable".into(),
             Self::Unreachable(_) => "engine_unreachable".into(),
             Self::Broken(_) => "engine_connection_lost".into(),
@@ -141,6 +156,10 @@ impl Fault {
     /// What the client is told.
     pub fn message(&self) -> Cow<'_, str> {
         match self {
+            Self::UnknownModel(model) => {
+                format!("The model `{model}` is not offered here; GET /v1/models lists those that are.")
+                    .into()
+            }
             Self::BreakerOpen => "The AI engine is not available at the moment. Try again shortly.".into(),
             Self::Unreachable(_) => "The AI engine cannot be reached.".into(),
             Self::Broken(_) => "The connection to the AI engine was lost.".into(),
@@ -160,6 +179,7 @@ impl Fault {
     /// As OpenAI's error object.
     pub fn object(&self) -> Value {
         let (kind, param) = match self {
+            Self::UnknownModel(_) => ("invalid_request_error", Some("model")),
             Self::Status(error) if self.is_clients() => {
                 let usual = if error.status == 429 { "rate_limit_error" } else { "invalid_request_error" };
                 (error.kind.as_deref().unwrap_or(usual), error.param.as_deref())

@@ -32,6 +32,7 @@ mod engine;
 mod engines;
 mod error;
 mod fault;
+mod models;
 mod request;
 mod usage;
 
@@ -40,6 +41,6 @@ pub use self::{
     engines::Engines,
     error::EngineError,
     fault::{Fault, Timer},
-    request::{Asked, Name, Request, Want},
+    request::{Asked, FORWARDED, Name, Request, Want},
     usage::{Report, Usage},
 };

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 /// What a client may say to the engine. Everything else, credentials and cookies above all, stays here.
-const FORWARDED: [HeaderName; 2] = [header::ACCEPT_LANGUAGE, HeaderName::from_static("openai-beta")];
+pub const FORWARDED: [HeaderName; 2] = [header::ACCEPT_LANGUAGE, HeaderName::from_static("openai-beta")];
 
 /// An engine's name, as in the configuration: in metrics, logs and usage rows.
 pub type Name = Arc<str>;
@@ -71,12 +71,18 @@ impl Request {
     }
 
     fn new<'a>(method: Method, path: impl IntoIterator<Item = &'a str>, body: Bytes) -> Self {
-        let mut headers = HeaderMap::new();
-        if let Some(Ok(context)) = runtime::trace_context::current().map(HeaderValue::try_from) {
-            headers.insert("traceparent", context);
-        }
         let path = path.into_iter().map(Into::into).collect();
-        Self { method, path, headers, body, model: "".into(), asked: Asked::default() }
+        let headers = HeaderMap::new();
+        Self { method, path, headers, body, model: "".into(), asked: Asked::default() }.traced()
+    }
+
+    /// The current span is its trace context, in place of the one in which it was made.
+    #[must_use]
+    pub fn traced(mut self) -> Self {
+        if let Some(Ok(context)) = runtime::trace_context::current().map(HeaderValue::try_from) {
+            self.headers.insert("traceparent", context);
+        }
+        self
     }
 
     /// The model that the body asks for: it decides which engines may answer.

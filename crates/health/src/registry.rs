@@ -64,7 +64,7 @@ pub struct Report {
     /// Where the process is in its life: `running`, or how far its shutdown is.
     pub phase: &'static str,
     /// Every check by name.
-    pub checks: BTreeMap<&'static str, CheckReport>,
+    pub checks: BTreeMap<String, CheckReport>,
     /// Version of the build.
     pub version: &'static str,
     /// Seconds since the start.
@@ -76,7 +76,7 @@ type CheckFn = Arc<dyn Fn() -> CheckFuture + Send + Sync>;
 
 #[derive(Clone)]
 struct Check {
-    name: &'static str,
+    name: String,
     kind: Kind,
     timeout: Duration,
     run: CheckFn,
@@ -94,7 +94,7 @@ struct Inner {
     started: Instant,
     was_up: AtomicBool,
     checks: RwLock<Vec<Check>>,
-    cached: Mutex<Option<(Instant, BTreeMap<&'static str, CheckReport>)>>,
+    cached: Mutex<Option<(Instant, BTreeMap<String, CheckReport>)>>,
 }
 
 impl std::fmt::Debug for Registry {
@@ -122,13 +122,14 @@ impl Registry {
     /// name is replaced.
     pub fn register<F>(
         &self,
-        name: &'static str,
+        name: impl Into<String>,
         kind: Kind,
         timeout: Duration,
         check: impl Fn() -> F + Send + Sync + 'static,
     ) where
         F: Future<Output = Result<(), String>> + Send + 'static,
     {
+        let name = name.into();
         let run: CheckFn = Arc::new(move || Box::pin(check()));
         let mut checks = self.inner.checks.write().unwrap_or_else(PoisonError::into_inner);
         checks.retain(|c| c.name != name);
@@ -166,7 +167,7 @@ impl Registry {
         self.inner.was_up.load(Ordering::Relaxed)
     }
 
-    async fn results(&self) -> BTreeMap<&'static str, CheckReport> {
+    async fn results(&self) -> BTreeMap<String, CheckReport> {
         // Held over the run: probes that arrive together share one run.
         let mut cached = self.inner.cached.lock().await;
         if let Some((at, results)) = &*cached
@@ -181,7 +182,7 @@ impl Registry {
     }
 }
 
-async fn run_one(check: Check) -> (&'static str, CheckReport) {
+async fn run_one(check: Check) -> (String, CheckReport) {
     let started = Instant::now();
     let outcome = tokio::time::timeout(check.timeout, (check.run)()).await;
     let error = match outcome {
@@ -194,7 +195,8 @@ async fn run_one(check: Check) -> (&'static str, CheckReport) {
         (Some(_), Kind::Optional) => Status::Degraded,
         (Some(_), Kind::Required) => Status::Error,
     };
-    metrics::gauge!("health_check_up", "check" => check.name).set(f64::from(u8::from(error.is_none())));
+    metrics::gauge!("health_check_up", "check" => check.name.clone())
+        .set(f64::from(u8::from(error.is_none())));
     if let Some(error) = &error {
         tracing::debug!(check = check.name, error, "health check failed");
     }

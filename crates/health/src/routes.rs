@@ -59,7 +59,7 @@ struct Readiness {
     /// As in `/health`.
     phase: &'static str,
     /// The checks that fail, by name.
-    waiting_for: Vec<&'static str>,
+    waiting_for: Vec<String>,
 }
 
 /// The body of `/startupz`.
@@ -119,8 +119,12 @@ async fn readyz(State(registry): State<Registry>) -> Response {
     let report = registry.report().await;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     // What it waits for, without the details that /health has.
-    let waiting_for: Vec<_> =
-        report.checks.iter().filter(|(_, c)| c.status == Status::Error).map(|(name, _)| *name).collect();
+    let waiting_for: Vec<_> = report
+        .checks
+        .iter()
+        .filter(|(_, c)| c.status == Status::Error)
+        .map(|(name, _)| name.clone())
+        .collect();
     let body = Readiness { ready, status: report.status, phase: report.phase, waiting_for };
     no_store(status, axum_json(&body))
 }

@@ -1,224 +1,30 @@
 //! The kinds of jobs: payloads, names and rules, shared by those who enqueue them and the worker that runs them.
 //!
-//! No job runs here. To add a kind: a payload and its [`JobSpec`] in this crate, a line in [`KINDS`], the code in
-//! `crates/worker/src/jobs/`, and, if users may start it, a line in [`USER_JOBS`].
+//! No job runs here. To add a kind: a file with the payload and its [`JobSpec`] in this crate, a line in [`KINDS`], the code in
+//! `crates/worker/src/jobs/`, and, if users may start it, a line in [`USER_JOBS`]: `docs/adding-a-job.md`.
 
-use std::{net::IpAddr, time::Duration};
+mod backfills;
+mod credentials;
+mod documents;
+mod echo;
+mod mail;
+mod subscriptions;
+mod upkeep;
+mod usage;
+mod webhooks;
 
-use jobs::{EnqueueOptions, JobSpec, NewJob, Priority, Unique};
-use serde::{Deserialize, Serialize};
+use jobs::{EnqueueOptions, JobSpec, NewJob};
 use serde_json::Value;
-use uuid::Uuid;
 
-/// Says its message back: the job to try things out with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Echo {
-    /// Comes back in the result; at most 10 000 bytes.
-    pub message: String,
-    /// Works so long, in milliseconds, showing its progress; at most a minute.
-    #[serde(default)]
-    pub sleep_ms: u64,
-    /// Fails so often before it succeeds; at most 5.
-    #[serde(default)]
-    pub fail_times: u16,
-}
-
-impl Echo {
-    /// Says what is wrong with a payload that came from outside.
-    fn check(&self) -> Result<(), String> {
-        match () {
-            () if self.message.len() > 10_000 => Err("message: at most 10000 bytes".to_owned()),
-            () if self.sleep_ms > 60_000 => Err("sleep_ms: at most 60000".to_owned()),
-            () if self.fail_times > 5 => Err("fail_times: at most 5".to_owned()),
-            () => Ok(()),
-        }
-    }
-}
-
-impl JobSpec for Echo {
-    const NAME: &'static str = "echo";
-    const TIMEOUT: Duration = Duration::from_secs(90);
-}
-
-/// Sends one e-mail. Enqueue it in the transaction that makes it necessary: then it is sent exactly when that commits.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SendEmail {
-    /// One address.
-    pub to: String,
-    /// Its subject.
-    pub subject: String,
-    /// Its text.
-    pub text: String,
-    /// The same as HTML.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub html: Option<String>,
-}
-
-impl std::fmt::Debug for SendEmail {
-    /// Without address and content, which are personal and may hold a link that logs in.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SendEmail").field("subject", &self.subject).finish_non_exhaustive()
-    }
-}
-
-impl JobSpec for SendEmail {
-    const NAME: &'static str = "send_email";
-    const QUEUE: &'static str = "email";
-    const PRIORITY: Priority = Priority::High;
-    // With backoff up to an hour, about six hours: longer than a provider's usual outage, shorter than Resend's memory of
-    // idempotency keys (24 hours).
-    const MAX_ATTEMPTS: i16 = 16;
-    const TIMEOUT: Duration = Duration::from_secs(30);
-}
-
-/// Makes a one-time token and mails it. The token is in no payload: the worker makes it, and stores its hash.
-///
-/// Whoever enqueues it needs not know whether there is such an account; what is pointless when the job runs is not sent.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "purpose", rename_all = "snake_case")]
-pub enum AccountMail {
-    /// To confirm the address of this account.
-    VerifyEmail {
-        /// Whose.
-        user_id: Uuid,
-    },
-    /// To set a new password, if there is an account with this address.
-    ResetPassword {
-        /// As somebody gave it, normalised.
-        email: String,
-        /// Where from, for the audit log.
-        ip: IpAddr,
-        /// In which request.
-        request_id: String,
-    },
-    /// To register.
-    Invite {
-        /// Which invitation.
-        invitation_id: Uuid,
-    },
-}
-
-impl std::fmt::Debug for AccountMail {
-    /// Without the address, which is personal.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::VerifyEmail { .. } => "VerifyEmail",
-            Self::ResetPassword { .. } => "ResetPassword",
-            Self::Invite { .. } => "Invite",
-        })
-    }
-}
-
-impl JobSpec for AccountMail {
-    const NAME: &'static str = "account_mail";
-    const QUEUE: &'static str = SendEmail::QUEUE;
-    const PRIORITY: Priority = Priority::High;
-    const MAX_ATTEMPTS: i16 = SendEmail::MAX_ATTEMPTS;
-    const TIMEOUT: Duration = SendEmail::TIMEOUT;
-
-    /// While one waits, a second one is a duplicate. Not for forgotten passwords: there a stranger asks, and the time that
-    /// enqueueing takes would tell whether the job before had somebody to write to.
-    fn unique(&self) -> Option<Unique> {
-        match self {
-            Self::VerifyEmail { .. } | Self::Invite { .. } => Some(Unique::by_args()),
-            Self::ResetPassword { .. } => None,
-        }
-    }
-}
-
-/// Adds usage events up to hours. Runs hourly, and may be enqueued at any time.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UsageRollup {}
-
-impl JobSpec for UsageRollup {
-    const NAME: &'static str = "usage_rollup";
-    const TIMEOUT: Duration = Duration::from_secs(300);
-
-    fn unique(&self) -> Option<Unique> {
-        Some(Unique::by_kind())
-    }
-}
-
-/// Logs that the schedule works.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Heartbeat {}
-
-impl JobSpec for Heartbeat {
-    const NAME: &'static str = "heartbeat";
-    const PRIORITY: Priority = Priority::Low;
-    const MAX_ATTEMPTS: i16 = 1;
-    const TIMEOUT: Duration = Duration::from_secs(10);
-}
-
-/// Deletes what has expired: sessions, tokens, keys of unique jobs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cleanup {}
-
-impl JobSpec for Cleanup {
-    const NAME: &'static str = "cleanup";
-    const PRIORITY: Priority = Priority::Low;
-    const MAX_ATTEMPTS: i16 = 5;
-    const TIMEOUT: Duration = Duration::from_secs(600);
-}
-
-/// Makes the coming days' partitions of finished jobs and drops the old ones.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeepPartitions {}
-
-impl JobSpec for KeepPartitions {
-    const NAME: &'static str = "keep_partitions";
-    const PRIORITY: Priority = Priority::High;
-    const TIMEOUT: Duration = Duration::from_secs(120);
-}
-
-/// Tries a stored credential at its provider and notes on it whether it is accepted. Runs when one is stored, and whenever its
-/// owner asks for it; the job's owner must be the credential's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CheckCredential {
-    /// Which one.
-    pub credential_id: Uuid,
-}
-
-impl JobSpec for CheckCredential {
-    const NAME: &'static str = "check_credential";
-    // With backoff about a minute: longer than a hiccup, short enough to wait for.
-    const MAX_ATTEMPTS: i16 = 4;
-    const TIMEOUT: Duration = Duration::from_secs(30);
-    // Not unique by its payload: a stranger who guesses an id could then hold up its owner's check.
-}
-
-/// Acts on a webhook that came in and was stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessWebhook {
-    /// Who sent it.
-    pub source: String,
-    /// The sender's id of the event.
-    pub event_id: String,
-}
-
-impl JobSpec for ProcessWebhook {
-    const NAME: &'static str = "process_webhook";
-    const QUEUE: &'static str = "webhooks";
-    const MAX_ATTEMPTS: i16 = 16;
-    const TIMEOUT: Duration = Duration::from_secs(60);
-}
-
-/// Sends one event to one endpoint that a user registered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeliverWebhook {
-    /// Which delivery.
-    pub delivery_id: Uuid,
-}
-
-impl JobSpec for DeliverWebhook {
-    const NAME: &'static str = "deliver_webhook";
-    const QUEUE: &'static str = "webhooks";
-    // One more than there are waits: about three days.
-    const MAX_ATTEMPTS: i16 = 10;
-    const TIMEOUT: Duration = Duration::from_secs(30);
-}
+pub use backfills::BackfillEventTypes;
+pub use credentials::CheckCredential;
+pub use documents::IngestDocument;
+pub use echo::Echo;
+pub use mail::{AccountMail, SendEmail};
+pub use subscriptions::CheckRenewals;
+pub use upkeep::{Cleanup, Heartbeat, KeepPartitions};
+pub use usage::UsageRollup;
+pub use webhooks::{DeliverWebhook, ProcessWebhook};
 
 /// Makes a resumable run. The request is in the run's row: it may be larger than a payload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -304,11 +110,14 @@ impl std::fmt::Debug for Kind {
 /// Every kind. A test holds it against what the worker registers.
 pub const KINDS: &[Kind] = &[
     Kind::of::<AccountMail>().private(&["email", "ip"]),
+    Kind::of::<BackfillEventTypes>(),
     Kind::of::<CheckCredential>(),
+    Kind::of::<CheckRenewals>(),
     Kind::of::<Cleanup>(),
     Kind::of::<DeliverWebhook>(),
     Kind::of::<Echo>(),
     Kind::of::<Heartbeat>(),
+    Kind::of::<IngestDocument>(),
     Kind::of::<KeepPartitions>(),
     Kind::of::<ProcessWebhook>(),
     Kind::of::<Run>(),

@@ -9,7 +9,13 @@ use sqlx::{PgConnection, PgPool};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::{Error, JobId, JobState, db::Kept, held::HeldJob, json};
+use crate::{
+    Error, JobId, JobState,
+    db::Kept,
+    enqueue::{MAX_DELAY, storable},
+    held::HeldJob,
+    json,
+};
 
 /// A statement carries at most so many.
 const BATCH: usize = 1_000;
@@ -122,13 +128,18 @@ pub(crate) async fn run(pool: PgPool, mut acks: mpsc::Receiver<Pending>) {
 
 async fn write(conn: &mut Kept, mut batch: Vec<Pending>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-    let mut repeated = false;
+    let (mut repeated, mut refused_before) = (false, false);
     while !batch.is_empty() {
         let written = conn.call(async |conn| write_once(conn, &batch).await).await;
         match written {
             Ok(found) => {
                 report_lost(&batch, found, repeated);
                 return;
+            }
+            // A partition that was attached while this waited for its lock takes the row at the second try.
+            Err(error) if refused(&error) && !refused_before => {
+                tracing::warn!(error = %chain(&error), rows = batch.len(), "acknowledging once more");
+                refused_before = true;
             }
             Err(error) if refused(&error) => {
                 // One row that Postgres does not take must not hold up the others.
@@ -241,8 +252,8 @@ pub(crate) async fn give_back(conn: &mut PgConnection, acks: &[&Back]) -> Result
     let (mut delays, mut times) = (Vec::new(), Vec::new());
     for ack in acks {
         let (delay, time) = match ack.when {
-            When::In(delay) => (delay.as_secs_f64() * 1_000.0, None),
-            When::At(time) => (0.0, Some(time)),
+            When::In(delay) => (delay.min(MAX_DELAY).as_secs_f64() * 1_000.0, None),
+            When::At(time) => (0.0, Some(storable(time))),
         };
         delays.push(delay);
         times.push(time);

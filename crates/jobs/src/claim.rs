@@ -90,7 +90,9 @@ pub(crate) async fn claim(
 ) -> Result<Vec<Claimed>, Error> {
     // `id = any(array(...))` and not a join: the join's plan is a sequential scan of the table. The outer limit stops
     // pulling from the lateral part, so no row is locked in vain. One probe for each priority keeps jobs that are not due
-    // yet out of the scan.
+    // yet out of the scan. A worker without a lease gets nothing: what it claimed would be rescued at once, and an attempt
+    // be lost. The commit does not wait for the disk: a claim that a crash of the server takes back has done no harm,
+    // because nothing is acknowledged without it (docs/decisions/0070-claims-do-not-wait-for-the-disk.md).
     let mut rows = sqlx::query_as!(
         Row,
         r#"update job
@@ -107,8 +109,9 @@ pub(crate) async fn claim(
                    for update skip locked
                ) as due
                where not exists (select from queue where name = $2 and paused_at is not null)
+                 and exists (select from worker where worker.id = $1 and lease_until > now())
                limit $4
-           ))
+           )) and (select set_config('synchronous_commit', 'off', true)) = 'off'
            returning id, kind, args as "args: Json<Box<RawValue>>", attempt, max_attempts, timeout_ms, fence, trace,
                      owner, cancel_requested, priority, run_at, claimed_at as "claimed_at!""#,
         worker,
@@ -171,13 +174,14 @@ pub(crate) struct NextDue {
 }
 
 /// When the next job of these kinds is due. A job that is due already counts: it has become so since the claim, and a look at
-/// later times only would miss it. Of kinds with a limit only the later times count: what is due may have to wait for the end
-/// of another one.
+/// later times only would miss it. Of kinds with a limit only those count that have become due since `since`, a time before
+/// the claim: what was due then may have to wait for the end of another one.
 pub(crate) async fn next_due(
     conn: &mut PgConnection,
     queue: &str,
     kinds: &Kinds,
     from: &Levels,
+    since: DateTime<Utc>,
 ) -> Result<NextDue, Error> {
     let limited: Vec<String> = kinds.limited.iter().map(|(kind, _)| kind.clone()).collect();
     let next = sqlx::query!(
@@ -194,7 +198,7 @@ pub(crate) async fn next_due(
                         limit 1)
                        union all
                        (select run_at from job
-                        where state = 'ready' and queue = $1 and priority = floor.level - 1 and run_at > now()
+                        where state = 'ready' and queue = $1 and priority = floor.level - 1 and run_at > $6
                           and kind = any($3) and cardinality($3) > 0
                         order by run_at, id
                         limit 1)
@@ -204,6 +208,7 @@ pub(crate) async fn next_due(
         &limited,
         &from.run_at as &[DateTime<Utc>],
         &from.id,
+        since,
     )
     .fetch_one(conn)
     .await?;

@@ -72,6 +72,11 @@ impl JobContext {
         self.inner.key.id
     }
 
+    /// The name of its kind.
+    pub fn kind(&self) -> &str {
+        &self.inner.kind
+    }
+
     /// Which attempt this is, from 1.
     pub fn attempt(&self) -> i16 {
         self.inner.attempt

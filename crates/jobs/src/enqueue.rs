@@ -14,7 +14,7 @@ use crate::{Error, JobId, JobSpec, Priority, json};
 pub const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
 
 /// A century; what Postgres cannot add to a timestamp would spoil the caller's transaction.
-const MAX_DELAY: Duration = Duration::from_secs(100 * 365 * 86_400);
+pub(crate) const MAX_DELAY: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// What differs from the kind's own rules for one job.
 #[derive(Debug, Clone, Default)]
@@ -136,7 +136,7 @@ pub struct NewJob {
 impl NewJob {
     /// A job with the rules of its kind.
     pub fn of<J: JobSpec>(job: &J) -> Result<Self, Error> {
-        let args = serde_json::to_value(job).map_err(|e| Error::InvalidPayload(e.to_string()))?;
+        let args = payload(job)?;
         Self {
             kind: J::NAME.to_owned(),
             queue: J::QUEUE.to_owned(),
@@ -154,6 +154,7 @@ impl NewJob {
 
     /// A job of a kind that this binary need not know; the rules that `options` leaves out are the general ones.
     pub fn raw(kind: &str, args: Value) -> Result<Self, Error> {
+        check_payload(&args)?;
         Self {
             kind: kind.to_owned(),
             queue: "default".to_owned(),
@@ -172,7 +173,7 @@ impl NewJob {
     /// The same job with other rules.
     pub fn with(mut self, options: EnqueueOptions) -> Result<Self, Error> {
         let EnqueueOptions { run_at, delay, queue, priority, max_attempts, timeout, unique, owner } = options;
-        self.run_at = run_at.or(self.run_at);
+        self.run_at = run_at.map(storable).or(self.run_at);
         self.delay = delay.unwrap_or(self.delay).min(MAX_DELAY);
         self.queue = queue.unwrap_or(self.queue);
         self.priority = priority.unwrap_or(self.priority);
@@ -196,11 +197,6 @@ impl NewJob {
     fn checked(self) -> Result<Self, Error> {
         check_name(&self.kind)?;
         check_name(&self.queue)?;
-        json::check(&self.args).map_err(|reason| Error::InvalidPayload(reason.to_owned()))?;
-        let bytes = json::len(&self.args);
-        if bytes > MAX_PAYLOAD_BYTES {
-            return Err(Error::PayloadTooLarge { bytes });
-        }
         if let Some(Unique { by: UniqueBy::Key(key), .. }) = &self.unique
             && (key.len() > 1024 || key.contains('\0'))
         {
@@ -331,39 +327,55 @@ pub async fn enqueue_many<J: JobSpec>(
     jobs: &[J],
     options: &EnqueueOptions,
 ) -> Result<Vec<JobId>, Error> {
+    let Some(first) = jobs.first() else { return Ok(Vec::new()) };
+    let rules = NewJob::of(first)?.with(options.clone())?;
     let mut args = Vec::with_capacity(jobs.len());
     for job in jobs {
-        let job = NewJob::of(job)?.with(options.clone())?;
-        if job.unique.is_some() {
+        if rules.unique.is_some() || job.unique().is_some() {
             return Err(Error::InvalidPayload("unique jobs are enqueued one by one".to_owned()));
         }
-        args.push(job);
+        args.push(payload(job)?);
     }
-    let Some(first) = args.first().cloned() else { return Ok(Vec::new()) };
-    let args: Vec<Value> = args.into_iter().map(|j| j.args).collect();
-    let ids = sqlx::query_scalar!(
-        r#"insert into job (queue, kind, priority, run_at, args, max_attempts, timeout_ms, owner, trace)
-           select $1, $2, $3, greatest(coalesce($4, now()), now()) + $5::float8 * interval '1 ms',
-                  a.args, $7, $8, $9, $10
-           from unnest($6::jsonb[]) with ordinality as a (args, n)
-           order by a.n
-           returning id"#,
-        first.queue,
-        first.kind,
-        first.priority as i16,
-        first.run_at,
-        first.delay.as_secs_f64() * 1_000.0,
+    // One statement, so that there is one commit to wait for when the caller has no transaction; and one row, because
+    // thousands of small ones cost as much as the index does.
+    let new = sqlx::query!(
+        r#"with new as (
+               insert into job (queue, kind, priority, run_at, args, max_attempts, timeout_ms, owner, trace)
+               select $1, $2, $3, greatest(coalesce($4, now()), now()) + $5::float8 * interval '1 ms',
+                      a.args, $7, $8, $9, $10
+               from unnest($6::jsonb[]) with ordinality as a (args, n)
+               order by a.n
+               returning id
+           )
+           select array_agg(id order by id) as "ids!", pg_notify('jobs', $1) is null as notified from new"#,
+        rules.queue,
+        rules.kind,
+        rules.priority as i16,
+        rules.run_at,
+        rules.delay.as_secs_f64() * 1_000.0,
         &args,
-        first.max_attempts,
-        millis(first.timeout),
-        first.owner,
+        rules.max_attempts,
+        millis(rules.timeout),
+        rules.owner,
         trace(),
     )
-    .fetch_all(&mut *conn)
+    .fetch_one(conn)
     .await?;
-    sqlx::query!("select pg_notify('jobs', $1) is null as notified", first.queue).fetch_one(conn).await?;
-    metrics::counter!("jobs_enqueued_total", "kind" => first.kind).increment(ids.len() as u64);
-    Ok(ids)
+    metrics::counter!("jobs_enqueued_total", "kind" => rules.kind).increment(new.ids.len() as u64);
+    Ok(new.ids)
+}
+
+/// The payload as it is stored, if it can be.
+fn payload<J: JobSpec>(job: &J) -> Result<Value, Error> {
+    let args = serde_json::to_value(job).map_err(|e| Error::InvalidPayload(e.to_string()))?;
+    check_payload(&args)?;
+    Ok(args)
+}
+
+fn check_payload(args: &Value) -> Result<(), Error> {
+    json::check(args).map_err(|reason| Error::InvalidPayload(reason.to_owned()))?;
+    let bytes = json::len(args);
+    if bytes > MAX_PAYLOAD_BYTES { Err(Error::PayloadTooLarge { bytes }) } else { Ok(()) }
 }
 
 /// The key, and away with its row when that has expired. Apart from the insert, and not `on conflict do update`: that
@@ -396,6 +408,11 @@ fn check_name(name: &str) -> Result<(), Error> {
 
 pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).max(1)
+}
+
+/// A time that is past anyway, for one that Postgres' calendar does not have (before 4714 BC).
+pub(crate) fn storable(time: DateTime<Utc>) -> DateTime<Utc> {
+    time.max(DateTime::UNIX_EPOCH)
 }
 
 fn trace() -> Option<Value> {

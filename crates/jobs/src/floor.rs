@@ -14,8 +14,10 @@ use crate::claim::Place;
 const LEVELS: usize = 4;
 /// A transaction that enqueued and was committed within this time is found at once, whatever the floor.
 const MARGIN: TimeDelta = TimeDelta::seconds(5);
-/// Looks from the front take at most one part in so many of the time.
+/// Looks from the front take at most one part in so many of the time,
 const SHARE: u32 = 20;
+/// unless it is so long ago: what was committed late waits for it.
+const LATE: Duration = Duration::from_secs(20);
 /// A look that takes longer than this, and than so long for each job that it found, walks over remains.
 const SLOW: Duration = Duration::from_millis(25);
 const SLOW_JOB: Duration = Duration::from_micros(100);
@@ -70,7 +72,7 @@ impl Floor {
         if look.from_front {
             self.levels = Levels::FRONT;
             let slow = look.took > SLOW + SLOW_JOB * look.found as u32;
-            self.front_at = slow.then(|| Instant::now() + self.every.max(look.took * SHARE));
+            self.front_at = slow.then(|| Instant::now() + self.every.max((look.took * SHARE).min(LATE)));
         }
         match (look.all_at, look.last) {
             (Some(now), _) => self.levels = Levels { run_at: [now - MARGIN; LEVELS], id: [0; LEVELS] },
@@ -120,6 +122,9 @@ mod tests {
         floor.looked(slow(None, Some(at(200))));
         floor.reset();
         assert!(floor.begin().1);
+        floor.looked(Looked { took: Duration::from_secs(60), ..slow(None, Some(at(300))) });
+        tokio::time::advance(Duration::from_secs(21)).await;
+        assert!(floor.begin().1, "what was committed late does not wait for twenty minutes");
     }
 
     #[tokio::test(start_paused = true)]

@@ -187,34 +187,30 @@ impl Heartbeat {
     }
 }
 
-/// What a rescue found.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rescued {
-    pub(crate) ready: u64,
-    pub(crate) ended: u64,
-}
+/// So many jobs are rescued with one statement.
+const RESCUE: usize = 500;
 
 /// Takes back the jobs of workers whose lease has run out or whose row is gone. Every worker does this now and then; rows
 /// that another one is rescuing are skipped. A job without attempts left is discarded here, which is what ends a job that
 /// kills its process.
-pub(crate) async fn rescue(pool: &PgPool) -> Result<Rescued, Error> {
-    let rows = db::call(pool, async |conn| rescue_once(conn).await).await?;
-    let mut rescued = Rescued::default();
-    for (id, kind, state) in rows {
-        metrics::counter!("jobs_rescued_total", "kind" => kind.clone()).increment(1);
-        match state.as_str() {
-            "ready" => {
-                rescued.ready += 1;
-                tracing::warn!(job = id, kind, "rescued from a lost worker");
-            }
-            "cancelled" => rescued.ended += 1,
-            _ => {
-                rescued.ended += 1;
-                tracing::error!(job = id, kind, "job discarded: the worker of its last attempt was lost");
+pub(crate) async fn rescue(pool: &PgPool) -> Result<(), Error> {
+    loop {
+        let rows = db::call(pool, async |conn| rescue_once(conn).await).await?;
+        let full = rows.len() == RESCUE;
+        for (id, kind, state) in rows {
+            metrics::counter!("jobs_rescued_total", "kind" => kind.clone()).increment(1);
+            match state.as_str() {
+                "ready" => tracing::warn!(job = id, kind, "rescued from a lost worker"),
+                "cancelled" => tracing::info!(job = id, kind, "cancelled: its worker was lost"),
+                _ => {
+                    tracing::error!(job = id, kind, "job discarded: the worker of its last attempt was lost");
+                }
             }
         }
+        if !full {
+            return Ok(());
+        }
     }
-    Ok(rescued)
 }
 
 async fn rescue_once(conn: &mut PgConnection) -> Result<Vec<(i64, String, String)>, Error> {
@@ -223,7 +219,7 @@ async fn rescue_once(conn: &mut PgConnection) -> Result<Vec<(i64, String, String
                select id from job
                where state = 'running'
                  and not exists (select from worker where worker.id = job.worker and worker.lease_until > now())
-               limit 500
+               limit $1
                for update skip locked
            ), back as (
                update job
@@ -251,7 +247,8 @@ async fn rescue_once(conn: &mut PgConnection) -> Result<Vec<(i64, String, String
            )
            select id as "id!", kind as "kind!", 'ready' as "state!", (select count(*) from told) as told from back
            union all
-           select id, kind, state, null from kept"#
+           select id, kind, state, null from kept"#,
+        RESCUE as i64
     )
     .fetch_all(conn)
     .await?;

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use runtime::{Lifecycle, Phase, backoff::Backoff};
 use sqlx::PgPool;
 use tokio::{
@@ -59,6 +60,8 @@ pub(crate) struct Queue {
     waits: metrics::Histogram,
     /// The last look left something behind, as far as we know.
     more: bool,
+    /// The database's time when what comes next was last asked for.
+    looked_at: DateTime<Utc>,
     reconcile_at: Instant,
 }
 
@@ -82,6 +85,7 @@ impl Queue {
             floor: Floor::new(shared.reconcile_every),
             waits: metrics::histogram!("job_wait_seconds", "queue" => name.clone()),
             more: true,
+            looked_at: DateTime::UNIX_EPOCH,
             // A worker that starts takes a look at everything.
             reconcile_at: Instant::now(),
             shared,
@@ -186,8 +190,11 @@ impl Queue {
         self.keep(session, limited.into_iter().chain(free).collect(), !all_found);
         self.start();
         let next = if all_found {
-            let (name, kinds) = (&self.name, &self.kinds);
-            Some(self.conn.call(async |conn| claim::next_due(conn, name, kinds, &levels).await).await?)
+            let (name, kinds, since) = (&self.name, &self.kinds, self.looked_at);
+            let next = async |conn: &mut _| claim::next_due(conn, name, kinds, &levels, since).await;
+            let next = self.conn.call(next).await?;
+            self.looked_at = next.now;
+            Some(next)
         } else {
             None
         };
@@ -208,9 +215,9 @@ impl Queue {
     fn keep(&mut self, session: &Session, claimed: Vec<Claimed>, full: bool) {
         let bytes = claimed.iter().map(|job| job.args.get().len()).sum();
         self.ahead.claimed(claimed.len(), bytes, full);
-        self.buffer.extend(claimed.into_iter().map(|job| {
+        self.buffer.extend(claimed.into_iter().filter_map(|job| {
             self.waits.record(job.waited().as_secs_f64());
-            Ready { held: self.shared.held.add(job.key), session: session.clone(), job }
+            Some(Ready { held: self.shared.held.add(job.key)?, session: session.clone(), job })
         }));
     }
 

@@ -46,7 +46,7 @@ pub async fn drain_until_empty(worker: &Worker) -> usize {
             {
                 attempts += 1;
                 let handler = worker.handlers.0[job.kind.as_str()].clone();
-                let held = Held::default().add(job.key);
+                let held = Held::default().add(job.key).expect("the only one");
                 let (pool, stops) = (worker.pool.clone(), Stops::default());
                 let pending = execute::run(job, held, handler, session.clone(), stops, pool).await;
                 match pending.map(|p| p.ack) {

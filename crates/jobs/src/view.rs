@@ -160,6 +160,15 @@ impl From<Row> for JobView {
 
 /// The job with this id, live or finished, until its retention is over.
 pub async fn find(conn: &mut PgConnection, id: JobId) -> Result<Option<JobView>, Error> {
+    // A statement that waits while partitions are made has a plan of before and a snapshot of after: it looks for the job where
+    // it was. So what is not found is looked for once more.
+    match find_once(&mut *conn, id).await? {
+        None => find_once(conn, id).await,
+        found => Ok(found),
+    }
+}
+
+async fn find_once(conn: &mut PgConnection, id: JobId) -> Result<Option<JobView>, Error> {
     // One statement, one snapshot: a job that finishes meanwhile is seen in exactly one of the two tables.
     let row = sqlx::query_as!(
         Row,

@@ -27,8 +27,10 @@ pub(crate) struct Wakes {
 }
 
 impl Wakes {
+    /// Nobody knows what was not heard.
     fn everyone(&self) {
         self.queues.values().for_each(|queue| queue.notify_one());
+        self.held.look_for_cancellations();
     }
 
     fn by(&self, notification: &PgNotification) {
@@ -92,5 +94,21 @@ async fn listen(
                 alive.map_err(|_| sqlx::Error::PoolTimedOut)??;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn after_a_time_of_deafness_both_work_and_cancellations_are_looked_for() {
+        let (queue, held) = (Arc::new(Notify::new()), Held::default());
+        let wakes = Wakes { queues: [("default".to_owned(), queue.clone())].into(), held: held.clone() };
+        wakes.everyone();
+        assert!(queue.notified().now_or_never().is_some());
+        assert!(held.looked_for().now_or_never().is_some());
     }
 }

@@ -252,16 +252,11 @@ async fn upkeep(worker: Worker, held: Held, stop: CancellationToken) {
     let (mut introduced, mut measure_at) = (false, Instant::now());
     while !stop.is_cancelled() {
         let round = async {
+            pass_on_cancellations(pool, &held).await?;
             lease::rescue(pool).await?;
             if !introduced {
                 db::call(pool, async |conn| admin::introduce_queues(conn, &queues).await).await?;
                 introduced = true;
-            }
-            let ids: Vec<_> = held.keys().into_iter().map(|(id, _)| id).collect();
-            if !ids.is_empty() {
-                for id in db::call(pool, async |conn| lease::cancel_requests(conn, &ids).await).await? {
-                    held.cancel(id);
-                }
             }
             if Instant::now() >= measure_at {
                 measure_at = Instant::now() + MEASURE_EVERY;
@@ -274,9 +269,20 @@ async fn upkeep(worker: Worker, held: Held, stop: CancellationToken) {
         }
         tokio::select! {
             () = stop.cancelled() => {}
+            () = held.looked_for() => {}
             () = sleep(every.mul_f64(0.75 + 0.5 * rand::random::<f64>())) => {}
         }
     }
+}
+
+async fn pass_on_cancellations(pool: &PgPool, held: &Held) -> Result<(), crate::Error> {
+    let ids: Vec<_> = held.keys().into_iter().map(|(id, _)| id).collect();
+    if !ids.is_empty() {
+        for id in db::call(pool, async |conn| lease::cancel_requests(conn, &ids).await).await? {
+            held.cancel(id);
+        }
+    }
+    Ok(())
 }
 
 async fn measure(pool: &PgPool) -> Result<(), crate::Error> {

@@ -3,6 +3,7 @@
 //! The pattern is from M. Nygard, *Release It!* (2007). There is no timer task: time is looked at when a call asks.
 
 use std::{
+    borrow::Cow,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -14,7 +15,7 @@ use crate::backoff::Backoff;
 /// Guards calls to one dependency.
 #[derive(Debug)]
 pub struct Breaker {
-    name: &'static str,
+    name: Cow<'static, str>,
     threshold: u32,
     state: Mutex<State>,
 }
@@ -33,11 +34,12 @@ struct State {
 const PROBE: Duration = Duration::from_secs(5);
 
 impl Breaker {
-    /// Opens after `threshold` failures in a row; probes after 100 ms at first and 5 s at most.
-    pub const fn new(name: &'static str, threshold: u32) -> Self {
-        let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    /// Opens after `threshold` failures in a row; probes after 100 ms at first and 4 s at most: what is well again is used
+    /// within five.
+    pub fn new(name: impl Into<Cow<'static, str>>, threshold: u32) -> Self {
+        let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(4));
         let state = State { failures: 0, open_until: None, probe_until: None, backoff };
-        Self { name, threshold, state: Mutex::new(state) }
+        Self { name: name.into(), threshold, state: Mutex::new(state) }
     }
 
     /// Whether a call may go now. When it may, its outcome must be told by [`Self::success`] or [`Self::failure`].
@@ -65,8 +67,8 @@ impl Breaker {
     pub fn success(&self) {
         let mut state = self.lock();
         if state.open_until.take().is_some() {
-            tracing::info!(breaker = self.name, "breaker closed");
-            metrics::gauge!("breaker_open", "name" => self.name).set(0.0);
+            tracing::info!(breaker = &*self.name, "breaker closed");
+            metrics::gauge!("breaker_open", "name" => self.name.to_string()).set(0.0);
         }
         state.failures = 0;
         state.probe_until = None;
@@ -86,8 +88,8 @@ impl Breaker {
         state.open_until = Some(Instant::now() + delay);
         state.probe_until = None;
         if !was_open {
-            tracing::warn!(breaker = self.name, failures = state.failures, "breaker opened");
-            metrics::gauge!("breaker_open", "name" => self.name).set(1.0);
+            tracing::warn!(breaker = &*self.name, failures = state.failures, "breaker opened");
+            metrics::gauge!("breaker_open", "name" => self.name.to_string()).set(1.0);
         }
     }
 

@@ -1,15 +1,16 @@
-//! Log lines as JSON: one object per line, with `timestamp`, `level`, `message`, `target`, `service` and `env` at the top,
-//! then the fields of the spans from the outside in, then the event's own.
+//! Log lines as JSON: one object per line, with `timestamp`, `level`, `message`, `service`, `env` and `target` at the top, then
+//! the event's own fields, then those of its spans from the inside out; of two of the same name the inner one counts.
 //!
 //! `tracing-subscriber`'s own JSON has no fixed fields and no redaction, which is why this layer exists. JSON escaping
 //! neutralises CR, LF and terminal escapes; a write error (a closed pipe) is ignored, because a log line must not end
 //! the process.
+//!
+//! There is a line for every request, so values are encoded once, when they are recorded, and then copied.
 
 use std::{fmt, io::Write as _};
 
 use chrono::{SecondsFormat, Utc};
-use serde::Serializer as _;
-use serde_json::{Map, Value};
+use serde::Serialize;
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
@@ -21,58 +22,58 @@ use crate::redact;
 
 /// Longer strings are cut: a log line is not a place for a document.
 const MAX_VALUE_CHARS: usize = 4_096;
+/// Ours. A field may not pretend to be one of them.
+const FIXED: [&str; 7] = ["timestamp", "level", "message", "service", "env", "target", "replica"];
 
 pub(crate) struct JsonLog {
-    service: &'static str,
-    environment: &'static str,
-    replica: Option<String>,
+    /// What is the same in every line, encoded.
+    process: String,
 }
 
 impl JsonLog {
     pub(crate) fn new(service: &'static str, environment: &'static str, replica: Option<String>) -> Self {
-        Self { service, environment, replica }
+        let mut process = format!(r#","service":{},"env":{}"#, encode(service), encode(environment));
+        if let Some(replica) = replica {
+            process += r#","replica":"#;
+            process += &encode(&replica);
+        }
+        Self { process }
     }
 
     fn line<S: Subscriber + for<'a> LookupSpan<'a>>(
         &self,
         event: &Event<'_>,
         ctx: &Context<'_, S>,
-    ) -> Vec<u8> {
+    ) -> String {
         let meta = event.metadata();
-        let mut fields = Fields::default();
-        if let Some(scope) = ctx.event_scope(event) {
-            for span in scope.from_root() {
-                if let Some(of_span) = span.extensions().get::<Fields>() {
-                    fields.0.extend(of_span.0.clone());
-                }
+        let mut own = Fields::default();
+        event.record(&mut own);
+        let message = own.find("message").map_or_else(|| encode(meta.name()), ToOwned::to_owned);
+        let mut line = String::with_capacity(512);
+        line += r#"{"timestamp":""#;
+        line += &now();
+        line += r#"","level":""#;
+        line += &meta.level().as_str().to_ascii_lowercase();
+        line += r#"","message":"#;
+        line += &message;
+        line += &self.process;
+        line += r#","target":"#;
+        line += &encode(meta.target());
+        let mut written: Vec<&'static str> = Vec::with_capacity(16);
+        own.write(&mut line, &mut written);
+        for span in ctx.event_scope(event).into_iter().flatten() {
+            if let Some(fields) = span.extensions().get::<Fields>() {
+                fields.write(&mut line, &mut written);
             }
         }
-        event.record(&mut fields);
-        let message = fields.0.remove("message").unwrap_or_else(|| Value::from(meta.name()));
-        let mut out: Vec<(&str, Value)> = vec![
-            ("timestamp", now().into()),
-            ("level", meta.level().as_str().to_ascii_lowercase().into()),
-            ("message", message),
-            ("service", self.service.into()),
-            ("env", self.environment.into()),
-            ("target", meta.target().into()),
-        ];
-        if let Some(replica) = &self.replica {
-            out.push(("replica", replica.as_str().into()));
-        }
-        let fixed = out.len();
-        for (key, value) in &fields.0 {
-            // A field may not pretend to be one of ours.
-            if !out[..fixed].iter().any(|(name, _)| name == key) {
-                out.push((key, value.clone()));
-            }
-        }
-        let mut line = Vec::with_capacity(256);
-        let mut serializer = serde_json::Serializer::new(&mut line);
-        let _ = serializer.collect_map(out);
-        line.push(b'\n');
+        line += "}\n";
         line
     }
+}
+
+/// As JSON. Keys of maps are strings here, so it cannot fail.
+fn encode<T: Serialize + ?Sized>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
 }
 
 #[expect(
@@ -101,26 +102,51 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLog {
     fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
         let line = self.line(event, &ctx);
         // One write per line, so that lines of several threads do not mix.
-        let _ = std::io::stdout().lock().write_all(&line);
+        let _ = std::io::stdout().lock().write_all(line.as_bytes());
     }
 }
 
+/// Names with their values, which are encoded already.
 #[derive(Default)]
-struct Fields(Map<String, Value>);
+struct Fields(Vec<(&'static str, String)>);
 
 impl Fields {
-    fn put(&mut self, field: &Field, value: Value) {
-        let value = if redact::is_sensitive(field.name()) { Value::from(redact::REDACTED) } else { value };
-        self.0.insert(field.name().to_owned(), value);
+    fn find(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Those whose names are not in `written` yet.
+    fn write(&self, line: &mut String, written: &mut Vec<&'static str>) {
+        for (name, value) in &self.0 {
+            if written.contains(name) || FIXED.contains(name) {
+                continue;
+            }
+            written.push(name);
+            line.push(',');
+            *line += &encode(name);
+            line.push(':');
+            *line += value;
+        }
+    }
+
+    fn put<T: Serialize + ?Sized>(&mut self, field: &Field, value: &T) {
+        let name = field.name();
+        let value = if redact::is_sensitive(name) { encode(redact::REDACTED) } else { encode(value) };
+        match self.0.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known = value,
+            None => self.0.push((name, value)),
+        }
     }
 
     fn put_text(&mut self, field: &Field, text: &str) {
         let clean = redact::text(text);
-        let cut = match clean.char_indices().nth(MAX_VALUE_CHARS) {
-            Some((at, _)) => format!("{}…", &clean[..at]),
-            None => clean.into_owned(),
-        };
-        self.put(field, cut.into());
+        // No character is shorter than a byte.
+        let end =
+            (clean.len() > MAX_VALUE_CHARS).then(|| clean.char_indices().nth(MAX_VALUE_CHARS)).flatten();
+        match end {
+            Some((at, _)) => self.put(field, &format!("{}…", &clean[..at])),
+            None => self.put(field, clean.as_ref()),
+        }
     }
 }
 
@@ -132,16 +158,16 @@ impl Visit for Fields {
         self.put_text(field, value);
     }
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, value.into());
+        self.put(field, &value);
     }
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, value.into());
+        self.put(field, &value);
     }
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.put(field, value.into());
+        self.put(field, &value);
     }
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, value.into());
+        self.put(field, &value);
     }
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
         // The whole chain on one line: Display of our errors does not repeat its source.
@@ -153,5 +179,84 @@ impl Visit for Fields {
             source = error.source();
         }
         self.put_text(field, &text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::Value;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    /// Keeps the lines instead of writing them.
+    struct Kept(JsonLog, Arc<Mutex<String>>);
+
+    impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Kept {
+        fn on_new_span(&self, attrs: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
+            self.0.on_new_span(attrs, id, ctx);
+        }
+        fn on_record(&self, id: &Id, values: &Record<'_>, ctx: Context<'_, S>) {
+            self.0.on_record(id, values, ctx);
+        }
+        fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
+            *self.1.lock().expect("no panic before") += &self.0.line(event, &ctx);
+        }
+    }
+
+    fn logged(log: impl FnOnce()) -> Vec<Value> {
+        let kept = Arc::<Mutex<String>>::default();
+        let layer = Kept(JsonLog::new("api", "test", Some("r\"1".to_owned())), kept.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
+        let lines = kept.lock().expect("no panic before");
+        lines
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+            .collect()
+    }
+
+    #[test]
+    fn a_line_has_its_fixed_fields_its_own_and_those_of_its_spans() {
+        let lines = logged(|| {
+            let outer = tracing::info_span!(
+                "request",
+                request_id = "abc",
+                depth = 1,
+                user_id = tracing::field::Empty
+            );
+            outer.record("user_id", 7);
+            let _outer = outer.enter();
+            let _inner = tracing::info_span!("query", depth = 2, ok = true).entered();
+            tracing::warn!(took = 1.5, request_id = "own", "slow \u{1b}[31m\r\nquery");
+        });
+        let [line] = lines.as_slice() else { panic!("{lines:?}") };
+        let wanted = serde_json::json!({
+            "timestamp": line["timestamp"], "level": "warn", "message": "slow \u{1b}[31m\r\nquery", "service": "api",
+            "env": "test", "replica": "r\"1", "target": "runtime::json_log::tests", "took": 1.5, "request_id": "own",
+            "depth": 2, "ok": true, "user_id": 7,
+        });
+        assert_eq!(line, &wanted);
+    }
+
+    #[test]
+    fn no_field_pretends_to_be_a_fixed_one_no_secret_passes_and_long_texts_are_cut() {
+        let lines = logged(|| {
+            let long = "ä".repeat(5_000);
+            tracing::info!(
+                level = "fatal",
+                env = "production",
+                refresh_token = "x",
+                long,
+                nan = f64::NAN,
+                "m"
+            );
+        });
+        let [line] = lines.as_slice() else { panic!("{lines:?}") };
+        assert_eq!((&line["level"], &line["env"]), (&Value::from("info"), &Value::from("test")));
+        assert_eq!(line["refresh_token"], redact::REDACTED);
+        assert_eq!(line["long"].as_str().map(|text| text.chars().count()), Some(MAX_VALUE_CHARS + 1));
+        assert_eq!(line["nan"], Value::Null);
     }
 }

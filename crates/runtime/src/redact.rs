@@ -1,6 +1,11 @@
 //! What must never reach a log line, an error report or a trace.
 
-use std::{borrow::Cow, sync::OnceLock};
+use std::{
+    borrow::Cow,
+    sync::{LazyLock, OnceLock},
+};
+
+use aho_corasick::{AhoCorasick, AhoCorasickBuilder, MatchKind};
 
 /// What stands in the place of a secret.
 pub const REDACTED: &str = "[redacted]";
@@ -22,42 +27,52 @@ const SENSITIVE: [&str; 11] = [
 const HARMLESS: [&str; 6] =
     ["tokens", "token_type", "token_usage", "first_token", "token_interval", "secret_count"];
 
+/// Every field and every text of every log line is looked at, so all words are looked for in one go.
+fn any_of<P: AsRef<[u8]>>(words: impl IntoIterator<Item = P>) -> AhoCorasick {
+    let mut builder = AhoCorasickBuilder::new();
+    builder.match_kind(MatchKind::LeftmostLongest).ascii_case_insensitive(true);
+    builder.build(words).expect("a few short words")
+}
+
 /// True for a field whose value must not be shown, by its name.
 pub fn is_sensitive(field: &str) -> bool {
-    let name = field.to_ascii_lowercase();
-    SENSITIVE.iter().any(|s| name.contains(s)) && !HARMLESS.iter().any(|h| name.contains(h))
+    static BAD: LazyLock<AhoCorasick> = LazyLock::new(|| any_of(SENSITIVE));
+    static GOOD: LazyLock<AhoCorasick> = LazyLock::new(|| any_of(HARMLESS));
+    BAD.is_match(field) && !GOOD.is_match(field)
 }
 
 /// Shorter ones are not learned: a password such as `ballast` is a part of ordinary words.
 const SHORTEST: usize = 16;
 
-static LEARNED: OnceLock<Vec<String>> = OnceLock::new();
+static LEARNED: OnceLock<Option<AhoCorasick>> = OnceLock::new();
 
 /// Tells which secrets this process was given, once, at its start. From then on they are removed wherever they stand: an
 /// engine that refuses a key likes to quote it, and no pattern knows what that key looks like.
 pub fn learn(secrets: impl IntoIterator<Item = String>) {
-    let long = secrets.into_iter().filter(|secret| secret.len() >= SHORTEST).collect();
+    let long: Vec<String> = secrets.into_iter().filter(|secret| secret.len() >= SHORTEST).collect();
+    let mut builder = AhoCorasickBuilder::new();
+    let built = builder.match_kind(MatchKind::LeftmostLongest).build(&long).expect("a few dozen secrets");
     // A second start in one process (tests) keeps the first ones.
-    let _ = LEARNED.set(long);
+    let _ = LEARNED.set((!long.is_empty()).then_some(built));
 }
 
 /// Removes what looks like a credential from free text: JSON web tokens, bearer headers, API keys of ours (`blst_`) and
 /// of engines (`sk-`), refresh tokens (`rt_`) and one-time tokens (`ot_`), and passwords in URLs.
 /// And the secrets of this process, if they were told to [`learn`].
 pub fn text(input: &str) -> Cow<'_, str> {
-    let learned = LEARNED.get().into_iter().flatten().filter(|secret| input.contains(secret.as_str()));
-    let without = learned.fold(None, |clean: Option<String>, secret| {
-        Some(clean.as_deref().unwrap_or(input).replace(secret.as_str(), REDACTED))
-    });
-    match without {
-        None => patterns(input),
-        Some(clean) => Cow::Owned(patterns(&clean).into_owned()),
+    match LEARNED.get() {
+        Some(Some(learned)) if learned.is_match(input) => {
+            let places = vec![REDACTED; learned.patterns_len()];
+            Cow::Owned(patterns(&learned.replace_all(input, &places)).into_owned())
+        }
+        _ => patterns(input),
     }
 }
 
 fn patterns(input: &str) -> Cow<'_, str> {
-    const MARKS: [&str; 8] = ["eyJ", "blst_", "sk-", "rt_", "ot_", "Bearer ", "bearer ", "://"];
-    if !MARKS.iter().any(|m| input.contains(m)) {
+    const MARKS: [&str; 7] = ["eyJ", "blst_", "sk-", "rt_", "ot_", "Bearer ", "://"];
+    static MARKED: LazyLock<AhoCorasick> = LazyLock::new(|| any_of(MARKS));
+    if !MARKED.is_match(input) {
         return Cow::Borrowed(input);
     }
     let mut out = String::with_capacity(input.len());

@@ -121,6 +121,8 @@ fn start_logs(
         tracing_subscriber::fmt::layer()
             .compact()
             .with_target(false)
+            // It would tell standard error that standard output is closed, and panic where that is closed too.
+            .log_internal_errors(false)
             .with_ansi(std::io::stdout().is_terminal())
     });
     // One Sentry event per logged error, with what was logged before it as breadcrumbs.

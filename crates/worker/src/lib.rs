@@ -6,11 +6,15 @@
 //!
 //! The queue itself (leases, retries, draining) is the `jobs` crate; payloads and rules are in `job-specs`.
 
+mod backfill;
 mod context;
+mod embeddings;
 pub mod jobs;
 mod mail;
 pub mod schedule;
+mod split;
 mod start;
+mod subscriptions;
 
 pub use context::{Context, OpenCredential};
 pub use mail::Mailer;

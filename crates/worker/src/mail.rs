@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 /// HTTPS and not SMTP: hosting platforms block SMTP on their smaller plans.
 const RESEND: &str = "https://api.resend.com/emails";
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// An answer is read so far; what matters stands at its beginning.
+const MAX_ANSWER: usize = 16 * 1024;
 
 /// Sends e-mail.
 #[derive(Debug, Clone)]
@@ -109,14 +111,15 @@ impl Mailer {
         let status = response.status();
         if status.is_success() {
             // Sent is sent, whatever the body says.
-            return Ok(response.json().await.unwrap_or_default());
+            return Ok(serde_json::from_slice(&beginning(response).await).unwrap_or_default());
         }
         let wait = response
             .headers()
             .get(header::RETRY_AFTER)
             .and_then(|v| v.to_str().ok()?.parse().ok())
             .map(|seconds: u64| Duration::from_secs(seconds.min(3_600)));
-        let answer: String = response.text().await.unwrap_or_default().chars().take(500).collect();
+        let answer = beginning(response).await;
+        let answer: String = String::from_utf8_lossy(&answer).chars().take(500).collect();
         let error = anyhow::anyhow!("the mail provider answered {status}: {answer}");
         Err(match status {
             // The message itself is wrong, or the key was used for another message: the same again will not do.
@@ -129,4 +132,14 @@ impl Mailer {
                 .map_or(JobError::Retry(anyhow::anyhow!("{error}")), |wait| JobError::RetryIn(wait, error)),
         })
     }
+}
+
+async fn beginning(mut response: reqwest::Response) -> Vec<u8> {
+    let mut read = Vec::new();
+    while read.len() < MAX_ANSWER
+        && let Ok(Some(chunk)) = response.chunk().await
+    {
+        read.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER - read.len())]);
+    }
+    read
 }

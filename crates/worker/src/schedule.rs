@@ -5,7 +5,6 @@
 //! that it missed, and knows nothing of other workers, so it decides nothing.
 
 use chrono_tz::Tz;
-use job_specs::{Cleanup, Heartbeat, KeepPartitions, UsageRollup};
 use jobs::{CatchUp, CronLine, Error, WorkerHandle};
 use runtime::{Lifecycle, Phase};
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
@@ -15,10 +14,11 @@ use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 pub fn lines() -> Result<Vec<CronLine>, Error> {
     Ok(vec![
         //             name               minute hour day month weekday   zone     after an outage  job
-        CronLine::new("heartbeat",       "* * * * *",                    Tz::UTC, CatchUp::Skip,   |_| Heartbeat {})?,
-        CronLine::new("usage_rollup",    "5 * * * *",                    Tz::UTC, CatchUp::One,    |_| UsageRollup {})?,
-        CronLine::new("keep_partitions", "10 0 * * *",                   Tz::UTC, CatchUp::One,    |_| KeepPartitions {})?,
-        CronLine::new("cleanup",         "30 3 * * *",                   Tz::UTC, CatchUp::One,    |_| Cleanup {})?,
+        CronLine::new("heartbeat",       "* * * * *",                    Tz::UTC, CatchUp::Skip,   |_| job_specs::Heartbeat {})?,
+        CronLine::new("usage_rollup",    "5 * * * *",                    Tz::UTC, CatchUp::One,    |_| job_specs::UsageRollup {})?,
+        CronLine::new("keep_partitions", "10 0 * * *",                   Tz::UTC, CatchUp::One,    |_| job_specs::KeepPartitions {})?,
+        CronLine::new("check_renewals",  "0 7 * * *",                    Tz::UTC, CatchUp::One,    |_| job_specs::CheckRenewals {})?,
+        CronLine::new("cleanup",         "30 3 * * *",                   Tz::UTC, CatchUp::One,    |_| job_specs::Cleanup {})?,
     ])
 }
 

@@ -3,6 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use config::{Environment, MapVars, ShutdownConfig, WorkerConfig};
 use db::{
     Database,
@@ -104,6 +105,7 @@ fn event(user_id: Uuid, outcome: &'static str, prompt_tokens: i64) -> UsageEvent
         prompt_tokens,
         completion_tokens: 2,
         estimated: false,
+        cached: false,
         outcome,
         first_token_ms: None,
         duration_ms: 1,
@@ -133,6 +135,91 @@ async fn the_roll_up_counts_every_event_once_however_often_it_runs() {
     assert_eq!(hour, (3, 1, 16, 6));
 }
 
+/// Raw rows added up by hour, user and model, as a test would do it that knows no roll-up.
+const RAW: &str = "select date_trunc('hour', occurred_at, 'UTC'), user_id, model, count(*),
+    count(*) filter (where outcome <> 'ok'), count(*) filter (where cached), sum(prompt_tokens)::bigint,
+    sum(completion_tokens)::bigint from usage_event group by 1, 2, 3 order by 1, 2, 3";
+const SUMS: &str = "select hour, user_id, model, requests, errors, cached, prompt_tokens, completion_tokens
+    from usage_hour order by 1, 2, 3";
+type Sums = Vec<(DateTime<Utc>, Uuid, String, i64, i64, i64, i64, i64)>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sums_by_hour_are_those_of_the_raw_rows_whoever_adds_them_up_and_whenever() {
+    let mut bench = Bench::new().await;
+    let users = [Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4()];
+    let begin: DateTime<Utc> = "2026-03-28T22:00:00Z".parse().unwrap();
+    // Two writers, three that add up, over a change of summer time and days.
+    let write = |seed: i64| {
+        let (pool, users) = (bench.database.pool().clone(), users);
+        async move {
+            for batch in 0..40 {
+                let events: Vec<_> = (0..50_i64)
+                    .map(|i| {
+                        let n = (seed * 7_919 + batch * 50 + i) * 2_654_435_761 % 1_000_003;
+                        let outcome = ["ok", "ok", "client_abort", "engine_error"][(n % 4) as usize];
+                        UsageEvent {
+                            occurred_at: begin + TimeDelta::seconds(n % 100_000),
+                            model: ["m", "n", "漢"][(n % 3) as usize].into(),
+                            completion_tokens: n % 77,
+                            cached: n % 5 == 0,
+                            ..event(users[(n % 3) as usize], outcome, n % 1_000)
+                        }
+                    })
+                    .collect();
+                let mut c = pool.acquire().await.unwrap();
+                db::usage::insert(&mut c, &events).await.unwrap();
+            }
+        }
+    };
+    let add_up = || {
+        let pool = bench.database.pool().clone();
+        async move {
+            let mut c = pool.acquire().await.unwrap();
+            let mut counted = 0;
+            while counted < 100 {
+                db::usage::roll_up(&mut c, 97).await.unwrap();
+                counted += 1;
+            }
+        }
+    };
+    tokio::join!(write(1), write(2), add_up(), add_up(), add_up());
+    bench.run(UsageRollup {}).await;
+    let raw: Sums = sqlx::query_as(RAW).fetch_all(&mut bench.conn).await.unwrap();
+    let sums: Sums = sqlx::query_as(SUMS).fetch_all(&mut bench.conn).await.unwrap();
+    assert!(raw.len() > 50, "{}", raw.len());
+    assert_eq!(raw.iter().map(|row| row.3).sum::<i64>(), 4_000);
+    assert_eq!(sums, raw);
+}
+
+#[tokio::test]
+async fn single_requests_are_forgotten_after_90_days_and_their_sums_are_kept() {
+    let mut bench = Bench::new().await;
+    let user = Uuid::new_v4();
+    let ago =
+        |days: i64| UsageEvent { occurred_at: Utc::now() - TimeDelta::days(days), ..event(user, "ok", 10) };
+    db::usage::insert(&mut bench.conn, &[ago(91), ago(100), ago(89)]).await.unwrap();
+    let since = Utc::now() - TimeDelta::days(366);
+    let before = db::usage::by_day(&mut bench.conn, user, since).await.unwrap();
+    let job = bench.run(Cleanup {}).await;
+    assert_eq!(job.result.unwrap()["usage_events"], 0, "what is not yet counted stays");
+    bench.run(UsageRollup {}).await;
+    let job = bench.run(Cleanup {}).await;
+    assert_eq!(job.result.unwrap()["usage_events"], 2);
+    let after = db::usage::by_day(&mut bench.conn, user, since).await.unwrap();
+    assert_eq!(format!("{after:?}"), format!("{before:?}"), "nobody sees it in one's usage");
+    let left: i64 =
+        sqlx::query_scalar("select count(*) from usage_event").fetch_one(&mut bench.conn).await.unwrap();
+    assert_eq!(left, 1);
+    // More than one statement takes.
+    let many: Vec<_> = (0..5_100).map(|_| UsageEvent { prompt_tokens: 1, ..ago(200) }).collect();
+    for batch in many.chunks(1_000) {
+        db::usage::insert(&mut bench.conn, batch).await.unwrap();
+    }
+    bench.run(UsageRollup {}).await;
+    let job = bench.run(Cleanup {}).await;
+    assert_eq!(job.result.unwrap()["usage_events"], 5_100);
+}
+
 #[tokio::test]
 async fn a_roll_up_that_waits_already_is_not_enqueued_twice() {
     let mut bench = Bench::new().await;
@@ -149,7 +236,9 @@ async fn keeping_partitions_and_cleaning_up_run_and_report() {
     let job = bench.run(Cleanup {}).await;
     assert_eq!(
         job.result,
-        Some(json!({"sessions": 0, "one_time_tokens": 0, "webhooks": 0, "queue": 0})),
+        Some(
+            json!({"sessions": 0, "one_time_tokens": 0, "webhooks": 0, "audit_log": 0, "usage_events": 0, "queue": 0})
+        ),
         "{:?}",
         job.errors
     );
@@ -184,6 +273,43 @@ async fn old_webhooks_are_deleted_and_those_that_wait_or_are_young_are_not() {
     assert_eq!(left, ["waits", "young", "young"]);
 }
 
+#[tokio::test]
+async fn old_security_events_and_counted_usage_are_deleted_and_the_sums_stay() {
+    let mut bench = Bench::new().await;
+    let user = Uuid::new_v4();
+    let aged = |days: i64| UsageEvent {
+        occurred_at: runtime::Clock::system().now() - TimeDelta::days(days),
+        ..event(user, "ok", 10)
+    };
+    db::usage::insert(&mut bench.conn, &[aged(91), aged(89)]).await.unwrap();
+    bench.run(UsageRollup {}).await;
+    db::usage::insert(&mut bench.conn, &[aged(92)]).await.unwrap();
+    // More than one batch of them.
+    sqlx::raw_sql(
+        "insert into audit_log (event, occurred_at) select 'old', now() - interval '366 days' from generate_series(1, 6000);
+         insert into audit_log (event, occurred_at) values ('young', now() - interval '364 days')",
+    )
+    .execute(&mut bench.conn)
+    .await
+    .unwrap();
+    let job = bench.run(Cleanup {}).await;
+    let result = job.result.unwrap();
+    assert_eq!((&result["audit_log"], &result["usage_events"]), (&json!(6000), &json!(1)));
+    let left: Vec<String> =
+        sqlx::query_scalar("select event from audit_log").fetch_all(&mut bench.conn).await.unwrap();
+    assert_eq!(left, ["young"]);
+    let events: i64 =
+        sqlx::query_scalar("select count(*) from usage_event").fetch_one(&mut bench.conn).await.unwrap();
+    assert_eq!(events, 2, "the young one, and the old one that is not counted yet");
+    bench.run(UsageRollup {}).await;
+    assert_eq!(bench.run(Cleanup {}).await.result.unwrap()["usage_events"], 1);
+    let requests: Option<i64> = sqlx::query_scalar("select sum(requests)::bigint from usage_hour")
+        .fetch_one(&mut bench.conn)
+        .await
+        .unwrap();
+    assert_eq!(requests, Some(3), "the sums stay");
+}
+
 fn mail() -> SendEmail {
     SendEmail { to: "a@example.com".into(), subject: "Hi".into(), text: "Hello".into(), html: None }
 }
@@ -195,6 +321,8 @@ async fn provider(answers: &'static [&'static str]) -> (reqwest::Url, Arc<Mutex<
     let requests: Arc<Mutex<Vec<String>>> = Arc::default();
     let kept = requests.clone();
     let serve = async move {
+        // Connections stay open: an answer ends where its head says.
+        let mut open = Vec::new();
         for answer in answers {
             let (mut socket, _) = listener.accept().await.unwrap();
             let mut request = Vec::new();
@@ -203,7 +331,9 @@ async fn provider(answers: &'static [&'static str]) -> (reqwest::Url, Arc<Mutex<
             }
             kept.lock().await.push(String::from_utf8(request).unwrap());
             socket.write_all(answer.as_bytes()).await.unwrap();
+            open.push(socket);
         }
+        std::future::pending::<()>().await;
     };
     #[expect(clippy::disallowed_methods, reason = "the other side of the test ends with the test")]
     tokio::spawn(serve);
@@ -261,6 +391,41 @@ async fn a_mail_that_the_provider_calls_wrong_is_not_sent_again() {
     let job = bench.run(mail()).await;
     assert_eq!((job.state, job.attempt), (JobState::Discarded, 1));
     assert!(job.errors[0].error.contains("422") && !job.errors[0].error.contains("canary"), "{job:?}");
+}
+
+#[tokio::test]
+async fn a_mail_that_is_refused_for_a_reason_that_may_pass_is_kept_and_a_reused_key_is_not() {
+    const LOCKED: &str = "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    const REUSED: &str = "HTTP/1.1 409 Conflict\r\ncontent-length: 37\r\nconnection: close\r\n\r\n{\"name\":\"invalid_idempotent_request\"}";
+    const LARGE: &str = "HTTP/1.1 413 Payload Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    for (answer, state) in
+        [(LOCKED, JobState::Ready), (REUSED, JobState::Discarded), (LARGE, JobState::Discarded)]
+    {
+        let mut bench = Bench::new().await;
+        let (url, _) = provider(Box::leak(Box::new([answer]))).await;
+        with_provider(&mut bench, url);
+        let job = bench.run(mail()).await;
+        assert_eq!((job.state, job.errors.len()), (state, 1), "{answer}: {job:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_a_providers_answer_without_an_end_the_beginning_is_enough() {
+    for (status, state) in
+        [("422 Unprocessable Entity", JobState::Discarded), ("200 OK", JobState::Completed)]
+    {
+        let mut bench = Bench::new().await;
+        let endless =
+            format!("HTTP/1.1 {status}\r\ncontent-length: 1000000000\r\n\r\n{}", "x".repeat(100_000));
+        let (url, _) = provider(Box::leak(Box::new([&*endless.leak()]))).await;
+        with_provider(&mut bench, url);
+        // Less than the time that an answer may take.
+        let job = tokio::time::timeout(Duration::from_secs(10), bench.run(mail()))
+            .await
+            .expect("it is not waited for");
+        assert_eq!(job.state, state, "{job:?}");
+        assert!(format!("{:?}", job.errors).len() < 1_000);
+    }
 }
 
 #[tokio::test]
@@ -387,8 +552,8 @@ async fn the_whole_worker_registers_its_schedule_makes_partitions_runs_jobs_and_
     assert!(registry.is_ready().await, "{:?}", registry.report().await);
     let lines = jobs::cron_lines(&mut bench.conn).await.unwrap();
     let names: Vec<_> = lines.iter().map(|l| l.name.as_str()).collect();
-    assert_eq!(names, ["cleanup", "heartbeat", "keep_partitions", "usage_rollup"]);
-    let next = lines[1].next_tick.unwrap();
+    assert_eq!(names, ["check_renewals", "cleanup", "heartbeat", "keep_partitions", "usage_rollup"]);
+    let next = lines[2].next_tick.unwrap();
     assert_eq!(next.timestamp() % 60, 0, "the heartbeat is at the full minute");
     life.begin_shutdown();
     assert_eq!(life.run_until_stopped().await, 0);

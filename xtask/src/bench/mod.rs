@@ -1,10 +1,12 @@
 //! `cargo xtask bench`: figures beside their yardstick, in one run, on services of their own.
 
 mod api;
+mod cache;
 mod jobs;
 mod load;
 mod nginx;
 mod proxy;
+mod relay;
 mod stand;
 
 use std::process::ExitCode;
@@ -18,6 +20,8 @@ Examples:
   cargo xtask bench api --requests 200000 --connections 10
   cargo xtask bench proxy                  what the API adds to the first token
   cargo xtask bench proxy --requests 2000
+  cargo xtask bench cache                  an answer of the cache, beside one of the engine
+  cargo xtask bench relay                  an event stream's chunk: processor time and allocations
   cargo xtask bench jobs                   the queue beside graphile_worker
   cargo xtask bench jobs -- --parts drain --jobs 20000 --repetitions 5";
 
@@ -34,6 +38,10 @@ enum What {
     Api(api::Args),
     /// Time to first token through the API, beside a direct connection to the engine; memory of the idle API
     Proxy(proxy::Args),
+    /// Time of a whole answer from the cache, beside the engine's
+    Cache(cache::Args),
+    /// Processor time and allocations per chunk of the relay of event streams; fails when a chunk costs an allocation
+    Relay,
     /// The job queue beside graphile_worker: draining, pick-up, a large backlog, enqueueing, idling
     Jobs(jobs::Args),
 }
@@ -42,6 +50,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Api(args) => api::run(args),
         What::Proxy(args) => proxy::run(args),
+        What::Cache(args) => cache::run(args),
+        What::Relay => relay::run(),
         What::Jobs(args) => jobs::run(args),
     }
 }

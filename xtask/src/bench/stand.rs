@@ -48,7 +48,9 @@ impl Stand {
         ui.step(&format!("building ballast with the profile {profile}"));
         let mut build = cargo::cargo(&project);
         cargo::run_ok(build.args(["build", "--package", "ballast", "--profile", profile]))?;
-        let binary = cargo::target_dir()?.join(profile).join("ballast");
+        // Cargo's one profile whose directory has another name.
+        let dir = if profile == "dev" { "debug" } else { profile };
+        let binary = cargo::target_dir()?.join(dir).join("ballast");
         let throwaway = Throwaway::start(&project, Install::Ask, ui)?;
         let (engine_port, api_port) = (devstack::ports::free_port(None)?, devstack::ports::free_port(None)?);
         let engine_url = format!("http://127.0.0.1:{engine_port}/v1");

@@ -232,6 +232,12 @@ fn running(place: &Place) -> Result<State> {
     }
 }
 
+/// The database of the running stack.
+pub(crate) fn database_url() -> Result<String> {
+    let state = running(&Place::find()?)?;
+    Ok(state.export("DATABASE_URL").context("the stack has no DATABASE_URL")?.to_owned())
+}
+
 fn env(place: &Place) -> Result<ExitCode> {
     for (name, value) in running(place)?.exports {
         ui::print(&format!("export {name}='{}'", value.replace('\'', r"'\''")));

@@ -10,7 +10,7 @@ use devstack::project::Project;
 use devstack::{System, Unavailable};
 
 use super::{Bench, Outcome, Step, Tier, browser, clients, contract, deployment, own_stack};
-use crate::image::check as check_image;
+use crate::image::{Given, check as check_image};
 use crate::{cargo, prepare};
 
 /// Crates whose tests start servers themselves.
@@ -181,7 +181,7 @@ fn dependencies(bench: &mut Bench) -> Result<Outcome> {
 }
 
 fn image(bench: &mut Bench) -> Result<Outcome> {
-    match check_image(&bench.project, "local", false, None, &bench.ui) {
+    match check_image(&bench.project, "local", false, Given::Nothing, &bench.ui) {
         Ok(()) => Ok(Outcome::Passed),
         Err(error) if error.is::<Unavailable>() => {
             let reason = error.to_string();

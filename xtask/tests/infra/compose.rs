@@ -53,7 +53,7 @@ fn the_settings_are_right_with_and_without_a_copied_env_file() {
     for env_file in [None, Some(".env.example")] {
         let api = ApiConfig::from_vars(&settings("api", env_file));
         let api = api.unwrap_or_else(|problems| panic!("{env_file:?}: {problems}"));
-        assert_eq!(api.ai.engine_url.as_str(), "http://engine-sim:9100/v1");
+        assert_eq!(api.ai.engines[0].url.as_str(), "http://engine-sim:9100/v1");
         assert_eq!(api.runtime.http.port, 8080);
         assert_eq!(api.runtime.environment, Environment::Development);
         let worker = WorkerConfig::from_vars(&settings("worker", env_file));

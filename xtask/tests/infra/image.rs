@@ -115,6 +115,28 @@ fn every_builder_understands_the_file() {
 }
 
 #[test]
+fn the_image_can_be_built_for_any_architecture() {
+    for file in ["Dockerfile", "Dockerfile.worker", "deploy/backup/Dockerfile"] {
+        let code: Vec<_> =
+            text(file).lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
+        for word in ["amd64", "x86_64", "arm64", "aarch64", "--platform", "--target", "-gnu", "/lib/x86"] {
+            assert!(!code.join("\n").contains(word), "{file}: {word}");
+        }
+    }
+    assert!(text("Dockerfile").contains("--platform linux/amd64,linux/arm64"), "how is not said");
+}
+
+#[test]
+fn the_program_carries_the_list_of_its_crates() {
+    let all = instructions("Dockerfile");
+    let installed = all.iter().find(|(_, rest)| rest.contains("cargo install")).unwrap();
+    assert!(installed.1.contains("--locked") && installed.1.contains("cargo-auditable@"), "{installed:?}");
+    assert!(all.iter().any(|(word, rest)| word == "RUN" && rest.contains("cargo auditable build")));
+    // Stripping symbols leaves the section; `cargo xtask image` looks for it in the image.
+    assert!(!text("Dockerfile").contains("objcopy"));
+}
+
+#[test]
 fn dependencies_are_built_before_our_sources_are_copied() {
     let all = instructions("Dockerfile");
     let find = |what: &str| {

@@ -4,7 +4,10 @@
 
 mod compose;
 mod files;
+mod habits;
 mod image;
+mod migrations;
 mod observability;
 mod platform;
+mod production;
 mod workflows;

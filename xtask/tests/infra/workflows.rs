@@ -66,7 +66,9 @@ fn workflows_may_read_and_nothing_else() {
 #[test]
 fn every_job_has_a_time_limit_and_a_fixed_runner() {
     for (job, body) in jobs() {
-        assert!(body["timeout-minutes"].as_i64().is_some_and(|minutes| minutes <= 60), "{job}");
+        // Two hours of soak, and the build before it.
+        let most = if job.ends_with("nightly.yml soak") { 180 } else { 60 };
+        assert!(body["timeout-minutes"].as_i64().is_some_and(|minutes| minutes <= most), "{job}");
         assert_eq!(body["runs-on"].as_str(), Some("ubuntu-24.04"), "{job}");
     }
 }
@@ -92,10 +94,51 @@ fn ci_runs_on_every_change_and_a_newer_one_replaces_the_older() {
         .flat_map(|(_, job)| steps(job))
         .filter_map(|s| s["run"].clone().into_string())
         .collect();
-    for command in
-        ["cargo fmt --all --check", "cargo clippy", "cargo deny", "cargo verify", "cargo xtask image"]
-    {
+    for command in [
+        "cargo fmt --all --check",
+        "cargo clippy",
+        "cargo deny",
+        "cargo verify",
+        "cargo xtask prepare --check",
+        "--test infra migrations",
+        "--test it migrat",
+        "--package api --test openapi",
+        "cargo xtask image",
+    ] {
         assert!(scripts.contains(command), "{command}");
+    }
+    // What is in the image, and whether anything of it has a known hole.
+    let image = steps(&ci["jobs"]["image"]);
+    for action in ["anchore/sbom-action@", "anchore/scan-action@"] {
+        let step =
+            image.iter().find(|step| step["uses"].as_str().is_some_and(|uses| uses.starts_with(action)));
+        assert_eq!(step.unwrap_or_else(|| panic!("{action}"))["with"]["image"].as_str(), Some("ballast:ci"));
+    }
+    // Tests in a database of the version that ships.
+    let compose = yaml("docker-compose.yml");
+    for store in ["postgres", "redis"] {
+        let image = &ci["jobs"]["schema"]["services"][store]["image"];
+        assert_eq!(image, &compose["services"][store]["image"], "{store}");
+    }
+}
+
+#[test]
+fn at_night_everything_runs_that_takes_too_long_for_a_push() {
+    let nightly = yaml(".github/workflows/nightly.yml");
+    let scripts: Vec<_> = pairs(&nightly["jobs"])
+        .iter()
+        .flat_map(|(_, job)| steps(job))
+        .filter_map(|step| step["run"].clone().into_string())
+        .collect();
+    for command in [
+        "cargo deny",
+        "cargo verify --full",
+        "cargo xtask abuse",
+        "cargo xtask fuzz",
+        "cargo xtask soak",
+        "cargo xtask upgrade",
+    ] {
+        assert!(scripts.iter().any(|script| script.contains(command)), "{command}");
     }
 }
 

@@ -12,7 +12,9 @@ fn xtask(arguments: &[&str]) -> Command {
 
 #[test]
 fn every_command_explains_itself_with_examples() {
-    for command in ["stack", "verify", "prepare", "fuzz", "image"] {
+    for command in
+        ["stack", "verify", "prepare", "image", "soak", "database", "abuse", "fuzz", "rename", "upgrade"]
+    {
         let output = xtask(&[command, "--help"]).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{command}");
         let said = text(&output);

@@ -12,6 +12,7 @@ use std::{
 use db::usage::UsageEvent;
 use engine::{Asked, Usage};
 use tokio::time::Instant;
+use tracing::{Span, field::Empty};
 use uuid::Uuid;
 
 use super::{Ai, Outcome, Protocol, failure::Stop, request::Call, reservation::Reservation};
@@ -19,6 +20,8 @@ use crate::admission::Caller;
 
 /// The engine of a request that reached none.
 const NO_ENGINE: &str = "none";
+/// The engine of a request that the cache answered: a hit is not an engine's merit.
+const CACHE: &str = "cache";
 
 /// A request to the engine that is not over. Ends as [`Outcome::ClientAbort`] when dropped without another word: the handler,
 /// or the answer's body, is dropped when the client leaves.
@@ -38,7 +41,11 @@ pub(super) struct InFlight {
     last_event: Option<Instant>,
     events: u64,
     usage: Option<Usage>,
+    /// The cache answered.
+    cached: bool,
     over: bool,
+    /// Lasts as long as the request; none without traces.
+    span: Span,
 }
 
 impl InFlight {
@@ -67,8 +74,15 @@ impl InFlight {
             last_event: None,
             events: 0,
             usage: None,
+            cached: false,
             over: false,
+            span: span(protocol, &call.model),
         }
+    }
+
+    /// The request in its trace: the engine's parent.
+    pub(super) fn span(&self) -> &Span {
+        &self.span
     }
 
     /// An event with data arrived.
@@ -76,6 +90,11 @@ impl InFlight {
         self.first_event.get_or_insert(now);
         self.last_event = Some(now);
         self.events += 1;
+    }
+
+    /// Who asks.
+    pub(super) fn user_id(&self) -> Uuid {
+        self.user_id
     }
 
     /// The request's id.
@@ -91,6 +110,12 @@ impl InFlight {
     /// The engine told what was used. The last word counts: some engines repeat it with every event.
     pub(super) fn report(&mut self, usage: Usage) {
         self.usage = Some(usage);
+    }
+
+    /// The cache answered, so the engine charges nothing.
+    pub(super) fn from_cache(&mut self) {
+        self.cached = true;
+        self.usage = Some(Usage { prompt: 0, completion: 0 });
     }
 
     /// See [`Reservation::renew`].
@@ -114,10 +139,13 @@ impl InFlight {
         let first = self.first_event.map(|at| at.duration_since(self.started));
         let (used, estimated) = self.count(outcome);
         let engine = self.asked.name();
-        let engine = engine.as_deref().unwrap_or(NO_ENGINE);
+        let engine = if self.cached { CACHE } else { engine.as_deref().unwrap_or(NO_ENGINE) };
         self.reservation.used(used.prompt + used.completion);
         self.reservation.settle();
         self.metrics(engine, outcome, took, first, used);
+        self.span.record("gen_ai.usage.input_tokens", used.prompt);
+        self.span.record("gen_ai.usage.output_tokens", used.completion);
+        self.span.record("outcome", outcome.as_str());
         tracing::info!(
             request_id = %self.request_id,
             operation = self.protocol.operation(),
@@ -127,6 +155,7 @@ impl InFlight {
             prompt_tokens = used.prompt,
             completion_tokens = used.completion,
             estimated,
+            cached = self.cached,
             duration_ms = took.as_millis() as u64,
             first_token_ms = first.map(|first| first.as_millis() as u64),
             "ai request ended"
@@ -142,6 +171,7 @@ impl InFlight {
             prompt_tokens: used.prompt as i64,
             completion_tokens: used.completion as i64,
             estimated,
+            cached: self.cached,
             outcome: outcome.as_str(),
             first_token_ms: first.map(millis),
             duration_ms: millis(took),
@@ -158,7 +188,7 @@ impl InFlight {
         if !self.over {
             let mut cause = None;
             if let Stop::Engine(fault) = stop {
-                fault.record();
+                fault.record(self.asked.name().as_deref().unwrap_or(NO_ENGINE));
                 cause = fault.cause();
             }
             tracing::warn!(request_id = %self.request_id, fault = %stop.code(), cause, "ai request failed");
@@ -210,6 +240,24 @@ impl Drop for InFlight {
         self.end(Outcome::ClientAbort);
         self.ai.open_requests().leave(self.protocol);
     }
+}
+
+/// OpenTelemetry's span of a generative AI client, <https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/>. It keeps
+/// the request's own span open, which would otherwise end with the answer's head.
+fn span(protocol: Protocol, model: &str) -> Span {
+    if runtime::trace_context::current().is_none() {
+        return Span::none();
+    }
+    tracing::info_span!(
+        "ai",
+        otel.name = format!("{} {model}", protocol.operation()),
+        otel.kind = "client",
+        gen_ai.operation.name = protocol.operation(),
+        gen_ai.request.model = model,
+        gen_ai.usage.input_tokens = Empty,
+        gen_ai.usage.output_tokens = Empty,
+        outcome = Empty,
+    )
 }
 
 fn millis(duration: Duration) -> i32 {

@@ -10,6 +10,7 @@
 //! - `proxy` is that way, for all routes; the files under `routes` say what differs.
 //! - `request` reads what must be known of the body, `reservation` is what is taken of the limits.
 //! - The crate `engine` calls the engine; `failure` is everything that can go wrong and how it is told.
+//! - `cache` answers from Redis what was answered before, where that is wanted; answers in one piece only.
 //! - `watch` sees every event of a stream pass and keeps its timers. Bytes are forwarded by reference count; there is no task
 //!   and no channel per stream.
 //! - `in_flight` is dropped when the request is over, whatever the reason. Dropping the body drops the engine's answer, which
@@ -18,6 +19,7 @@
 //! `docs/ai-proxy.md` has the tables of timeouts and faults.
 
 mod accounting;
+mod cache;
 mod estimate;
 mod failure;
 pub(crate) mod handover;
@@ -32,17 +34,19 @@ mod watch;
 
 use std::sync::Arc;
 
-use config::AiConfig;
-use db::Database;
+use config::{AiConfig, ApiConfig};
+use db::{Database, Redis};
 use engine::Engines;
 use limits::Limiter;
 use runtime::{Clock, Lifecycle};
 
 use self::{
     accounting::Accounting,
+    cache::Cache,
     in_flight::{Models, OpenRequests},
 };
 
+pub(crate) use self::routes::DayUsage;
 pub use self::routes::router;
 
 /// The AI proxy; clones share everything.
@@ -55,6 +59,7 @@ pub struct Ai {
 struct Inner {
     config: AiConfig,
     engines: Arc<Engines>,
+    cache: Cache,
     accounting: Accounting,
     database: Database,
     limiter: Limiter,
@@ -70,15 +75,17 @@ impl Ai {
     /// # Errors
     /// When the HTTP client cannot be built, or the engine's key cannot be a header.
     pub fn from_config(
-        config: &AiConfig,
+        config: &ApiConfig,
         lifecycle: &Lifecycle,
         database: Database,
+        redis: Redis,
         limiter: Limiter,
         clock: Clock,
     ) -> anyhow::Result<Self> {
         let inner = Inner {
-            config: config.clone(),
-            engines: Arc::new(Engines::from_config(config)?),
+            config: config.ai.clone(),
+            engines: Arc::new(Engines::from_config(&config.ai)?),
+            cache: Cache::from_config(config, redis, lifecycle.clone()),
             accounting: Accounting::new(database.clone(), lifecycle.clone()),
             database,
             limiter,
@@ -90,9 +97,14 @@ impl Ai {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// The health check of the engine: what is wrong with it, without addresses.
-    pub async fn check(&self) -> Result<(), String> {
-        self.inner.engines.check().await
+    /// The engines, in order of preference.
+    pub fn engines(&self) -> Vec<engine::Name> {
+        self.inner.engines.names().cloned().collect()
+    }
+
+    /// The health check of an engine: what is wrong with it, without addresses.
+    pub async fn check(&self, engine: &str) -> Result<(), String> {
+        self.inner.engines.check(engine).await
     }
 
     /// How many requests to the engine are open now.

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::{
     Ai, Inner, Outcome, Protocol,
+    cache::{Status, Wish},
     failure::{Failure, Stop},
     headers,
     in_flight::InFlight,
@@ -39,37 +40,50 @@ pub(super) async fn forward<'a>(
 ) -> Result<Response, Failure> {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
+    let wish = Wish::read(&parts.headers)?;
     let body = read_body(&parts.headers, body, ai.inner.config.max_body_bytes).await?;
-    let mut call = Call::parse(protocol, &body)?;
-    let to_engine = engine::Request::post(path, std::mem::take(&mut call.body))
-        .model(&call.model)
-        .client_headers(&parts.headers);
+    let call = Call::parse(protocol, &body)?;
+    if !ai.inner.engines.serves(&call.model) {
+        return Err(Fault::UnknownModel(call.model).into());
+    }
+    let to_engine =
+        engine::Request::post(path, call.body.clone()).model(&call.model).client_headers(&parts.headers);
     let request = admit(ai, protocol, pending, &call, to_engine.asked(), started).await?;
-    let to_engine = to_engine.request_id(request.request_id());
+    let to_engine = request.span().in_scope(|| to_engine.traced()).request_id(request.request_id());
     let want = match protocol {
         _ if call.stream => Want::Stream,
         Protocol::Passthrough if accepts_stream(&parts.headers) => Want::Stream,
         Protocol::Passthrough => Want::Either,
         _ => Want::Json,
     };
+    let plan = ai.inner.cache.plan(wish, protocol, &call, &parts.headers, request.user_id());
     let engines = ai.inner.engines.clone();
     let answering = async move { engines.call(to_engine, want).await };
-    if want == Want::Stream {
-        streamed(ai, protocol, call.strip_usage, request, answering).await
+    let (mut response, cached) = if want == Want::Stream {
+        let response = streamed(ai, protocol, call.strip_usage, request, answering).await?;
+        (response, plan.unused())
     } else {
-        whole(ai, protocol, request, answering).await
-    }
+        whole(ai, protocol, request, ai.inner.cache.answer(plan, answering)).await?
+    };
+    cached.tell(response.headers_mut());
+    Ok(response)
 }
 
-/// Asks the engine for a document that costs no tokens.
-pub(super) async fn fetch<'a>(
+/// The engines' models, or one of them. Costs no tokens.
+pub(super) async fn models(
     ai: &Ai,
-    path: impl IntoIterator<Item = &'a str>,
+    id: Option<&str>,
     headers: &HeaderMap,
     request_id: &str,
 ) -> Result<Response, Failure> {
-    let request = engine::Request::get(path).client_headers(headers).request_id(request_id);
-    match ai.inner.engines.call(request, Want::Json).await? {
+    let segments = segments(id.unwrap_or_default()).ok_or_else(Error::not_found)?;
+    let request = engine::Request::get(std::iter::once("models").chain(segments));
+    let request = request.client_headers(headers).request_id(request_id);
+    let answer = match id {
+        Some(id) => ai.inner.engines.model(request, id).await?,
+        None => ai.inner.engines.models(request).await?,
+    };
+    match answer {
         Answer::Whole { content_type, body } => Ok(document(content_type, body)),
         Answer::Stream(_) => Err(Fault::Unexpected("it is an event stream").into()),
     }
@@ -140,8 +154,8 @@ async fn whole(
     ai: &Ai,
     protocol: Protocol,
     mut request: InFlight,
-    answering: impl Future<Output = Result<Answer, Fault>> + Send,
-) -> Result<Response, Failure> {
+    answering: impl Future<Output = Result<(Answer, Status), Fault>> + Send,
+) -> Result<(Response, Status), Failure> {
     let Inner { config, lifecycle, .. } = &*ai.inner;
     let mut answering = std::pin::pin!(answering);
     let period = renewal_interval(config.heartbeat);
@@ -157,18 +171,20 @@ async fn whole(
         }
     };
     match answer {
-        Ok(Answer::Whole { content_type, body }) => {
-            if let Some(usage) = Report::parse(&body).ok().and_then(|report| report.usage()) {
+        Ok((Answer::Whole { content_type, body }, cached)) => {
+            if matches!(cached, Status::Hit { .. }) {
+                request.from_cache();
+            } else if let Some(usage) = Report::parse(&body).ok().and_then(|report| report.usage()) {
                 request.report(usage);
             }
             request.end(Outcome::Ok);
-            Ok(document(content_type, body))
+            Ok((document(content_type, body), cached))
         }
-        Ok(Answer::Stream(stream)) => {
+        Ok((Answer::Stream(stream), cached)) => {
             let watch = StreamWatch::new(request, protocol, false, config, lifecycle);
             let mut response = Response::new(Body::new(RelayBody::new(Source::Open(stream), watch)));
             headers::event_stream(response.headers_mut());
-            Ok(response)
+            Ok((response, cached))
         }
         Err(stop) => Err(failed(&mut request, stop)),
     }

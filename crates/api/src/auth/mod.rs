@@ -19,7 +19,7 @@ pub(crate) use cookie::{SetCookie, clear_cookie, refresh_cookie, require_listed_
 pub(crate) use gate::Credential;
 pub use gate::{PUBLIC_ROUTES, gate};
 pub use keyring::{AccessToken, Claims, Keyring};
-pub use password::Passwords;
 pub use password::hash_now as hash_password;
+pub use password::{Compared, Passwords};
 pub use refresh::RefreshSecret;
 pub use revocation::{Marks, mark_all};

@@ -33,6 +33,15 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What one hashing works in.
 type Memory = Vec<Block>;
 
+/// What came of comparing a password.
+#[derive(Debug, Default)]
+pub struct Compared {
+    /// It is the right one.
+    pub matches: bool,
+    /// The right one, hashed anew: the stored hash is of weaker parameters than ours.
+    pub renewed: Option<String>,
+}
+
 /// Hashes and verifies, on the blocking pool, a bounded number at a time: each takes 19 MiB and a core.
 #[derive(Debug, Clone)]
 pub struct Passwords {
@@ -73,7 +82,12 @@ impl Passwords {
 
     /// Compares a password with a hash, or with a dummy when there is no user: both take as long. What nobody can have is
     /// refused unhashed.
-    pub async fn verify(&self, field: &'static str, password: &str, hash: Option<String>) -> Result<bool> {
+    pub async fn verify(
+        &self,
+        field: &'static str,
+        password: &str,
+        hash: Option<String>,
+    ) -> Result<Compared> {
         let password: String = password.nfc().collect();
         if password.chars().count() > *LENGTH.end() {
             return Err(Error::invalid(field, WRONG_LENGTH));
@@ -81,11 +95,11 @@ impl Passwords {
         refuse_nul(field, &password)?;
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.dummy.to_string());
-        let matches = self
-            .in_turn(move |memory| is_password_of(memory, &password, &hash))
+        let compared = self
+            .in_turn(move |memory| compare(memory, &password, &hash))
             .await?
             .map_err(|e| Error::internal(e.context("a stored hash is damaged")))?;
-        Ok(matches && known)
+        Ok(if known { compared } else { Compared::default() })
     }
 
     async fn in_turn<T: Send + 'static>(
@@ -143,6 +157,20 @@ fn hash_in(memory: &mut Memory, password: &str) -> anyhow::Result<String> {
         hash: Some(hash),
     };
     Ok(phc.to_string())
+}
+
+/// Compares, and hashes the right password anew where the stored hash is weaker than ours.
+fn compare(memory: &mut Memory, password: &str, hash: &str) -> anyhow::Result<Compared> {
+    let matches = is_password_of(memory, password, hash)?;
+    let renew = matches && is_weaker(&PasswordHash::new(hash)?)?;
+    Ok(Compared { matches, renewed: renew.then(|| hash_in(memory, password)).transpose()? })
+}
+
+fn is_weaker(hash: &PasswordHash) -> anyhow::Result<bool> {
+    let params = Params::try_from(hash)?;
+    let current =
+        Algorithm::Argon2id.ident() == hash.algorithm && hash.version == Some(Version::V0x13.into());
+    Ok(!current || params.m_cost() < MEMORY_KIB || params.t_cost() < PASSES)
 }
 
 /// Compares with a hash in the PHC format, with the parameters that stand there.
@@ -236,6 +264,13 @@ mod tests {
             assert!(is_password_of(&mut memory, "password", smaller).unwrap());
             assert!(!is_password_of(&mut memory, "Password", smaller).unwrap());
         }
+        assert!(compare(&mut memory, "correct horse", &ours).unwrap().renewed.is_none(), "as good as new");
+        assert!(compare(&mut memory, "Password", smaller).unwrap().renewed.is_none(), "not the right one");
+        let renewed = compare(&mut memory, "password", smaller).unwrap().renewed.unwrap();
+        assert!(renewed.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{renewed}");
+        assert!(is_password_of(&mut memory, "password", &renewed).unwrap());
+        let stronger = ours.replace("t=2", "t=3");
+        assert!(!is_weaker(&PasswordHash::new(&stronger).unwrap()).unwrap(), "nobody is made weaker");
         assert_ne!(ours, hash_in(&mut memory, "correct horse").unwrap(), "a salt for each");
         for damaged in [
             "",

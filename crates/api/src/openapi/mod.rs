@@ -42,6 +42,8 @@ use crate::{AppState, app, docs};
         (name = "ai", description = "The AI engine, as OpenAI's SDKs speak to it."),
         (name = "runs", description = "Chat completions that outlive their connection."),
         (name = "jobs", description = "Work that is done in the background."),
+        (name = "documents", description = "Texts that are split and turned into embeddings."),
+        (name = "subscription", description = "What you pay for."),
         (name = "webhooks", description = "Events from other systems, and to them."),
         (name = "admin", description = "For administrators."),
         (name = "health", description = "For probes and dashboards."),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use config::{CredentialsConfig, DatabaseConfig, EnvVars};
-use db::{Database, SealingKeys};
+use db::{Database, SealingKeys, credentials::Resealed};
 use uuid::Uuid;
 
 use super::{refuse_configuration, say, tool};
@@ -67,29 +67,41 @@ async fn status(database: &Database, keys: &SealingKeys) -> anyhow::Result<ExitC
     Ok(code)
 }
 
+/// How many secrets were encrypted anew, and how many could not be.
+#[derive(Default)]
+struct Rotated {
+    done: usize,
+    failed: usize,
+}
+
 async fn rotate(database: &Database, keys: &SealingKeys) -> anyhow::Result<ExitCode> {
-    let (mut done, mut failed, mut after, mut endpoints) = (0, 0, Uuid::nil(), false);
-    loop {
-        let reseal = async |c: &mut db::PgConnection| {
-            if endpoints {
-                db::webhook_endpoints::reseal(c, keys, after, BATCH).await
-            } else {
-                db::credentials::reseal(c, keys, after, BATCH).await
-            }
-        };
-        let part = database.transaction("credentials.reseal", reseal).await?;
-        done += part.done;
-        for (id, error) in &part.failed {
-            failed += 1;
-            say(format_args!("{id}: {error}"));
-        }
-        match part.last {
-            Some(last) => after = last,
-            None if endpoints => break,
-            None => (after, endpoints) = (Uuid::nil(), true),
-        }
-    }
+    let mut all = Rotated::default();
+    all.add(database, async |c, after| db::credentials::reseal(c, keys, after, BATCH).await).await?;
+    all.add(database, async |c, after| db::webhook_endpoints::reseal(c, keys, after, BATCH).await).await?;
+    let Rotated { done, failed } = all;
     say(format_args!("{done} encrypted anew with the key {}, {failed} failed", keys.current()));
     let code = status(database, keys).await?;
     Ok(if failed == 0 { code } else { ExitCode::FAILURE })
+}
+
+impl Rotated {
+    /// Goes through one table, batch after batch.
+    async fn add(
+        &mut self,
+        database: &Database,
+        reseal: impl AsyncFn(&mut db::PgConnection, Uuid) -> db::Result<Resealed>,
+    ) -> anyhow::Result<()> {
+        let mut after = Uuid::nil();
+        loop {
+            let batch = async |c: &mut db::PgConnection| reseal(c, after).await;
+            let part = database.transaction("credentials.reseal", batch).await?;
+            self.done += part.done;
+            for (id, error) in &part.failed {
+                self.failed += 1;
+                say(format_args!("{id}: {error}"));
+            }
+            let Some(last) = part.last else { return Ok(()) };
+            after = last;
+        }
+    }
 }

@@ -2,9 +2,9 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use config::{ApiConfig, CredentialsConfig, EnvVars, TrustedProxy, Vars as _, WorkerConfig};
+use config::{AiConfig, ApiConfig, CredentialsConfig, EnvVars, TrustedProxy, Vars as _, WorkerConfig};
 use db::{Database, Redis};
-use secrecy::ExposeSecret as _;
+use engine::Engines;
 
 use super::{refuse_configuration, say, tool};
 
@@ -82,7 +82,10 @@ impl Doctor {
             }
             if let Some(api) = &api {
                 findings.report("clients", clients(api).await);
-                findings.report("engine", engine(api).await);
+            }
+            let ai = api.as_ref().map(|a| &a.ai).or_else(|| worker.as_ref().map(|w| &w.ai));
+            if let Some(ai) = ai {
+                engines(ai, &mut findings).await?;
             }
             if findings.failed {
                 say("\nSee docs/configuration.md for every variable.");
@@ -177,20 +180,14 @@ async fn seen_here(port: u16) -> Option<String> {
     report["checks"]["client_address"]["error"].as_str().map(str::to_owned)
 }
 
-async fn engine(api: &ApiConfig) -> Result<String, String> {
-    let client = super::role::http_client().map_err(|e| e.to_string())?;
-    let mut request = client.get(format!("{}/models", api.ai.engine_url.as_str().trim_end_matches('/')));
-    if let Some(key) = &api.ai.engine_api_key {
-        request = request.bearer_auth(key.expose_secret());
+/// Does every engine answer?
+async fn engines(config: &AiConfig, findings: &mut Findings) -> anyhow::Result<()> {
+    let engines = Engines::from_config(config)?;
+    for (position, name) in engines.names().enumerate() {
+        let what = if position == 0 { "engine".to_owned() } else { format!("engine:{name}") };
+        let answer = tokio::time::timeout(Duration::from_secs(5), engines.check(name)).await;
+        let answer = answer.unwrap_or_else(|_| Err("does not answer within 5 s".to_owned()));
+        findings.report(&what, answer.map(|()| "answers".to_owned()));
     }
-    match request.timeout(Duration::from_secs(5)).send().await {
-        Ok(answer) if answer.status().is_success() => Ok("answers GET /models".to_owned()),
-        Ok(answer) if answer.status().as_u16() == 401 => {
-            Err("refuses the key: check ENGINE_API_KEY".to_owned())
-        }
-        Ok(answer) => {
-            Err(format!("answers {} to GET /models: check ENGINE_URL (it ends in /v1)", answer.status()))
-        }
-        Err(_) => Err("cannot be reached: check ENGINE_URL".to_owned()),
-    }
+    Ok(())
 }

@@ -75,6 +75,7 @@ pub(crate) async fn seed(database: &Database) -> anyhow::Result<Demo> {
                 Some(user) => user,
                 None => db::users::insert(c, Uuid::now_v7(), EMAIL, &hash, "admin").await?,
             };
+            db::users::confirm_email(c, user.id, EMAIL).await?;
             if db::api_keys::record(c, key.public_id()).await?.is_none() {
                 let new = db::api_keys::NewApiKey {
                     id: Uuid::now_v7(),
@@ -85,7 +86,7 @@ pub(crate) async fn seed(database: &Database) -> anyhow::Result<Demo> {
                     scopes: &scopes,
                     expires_at: None,
                 };
-                db::api_keys::insert(c, &new).await?;
+                db::api_keys::insert(c, &new, i64::MAX).await?;
             }
             Ok(())
         })

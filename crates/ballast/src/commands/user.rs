@@ -111,6 +111,8 @@ async fn create(database: &Database, email: &str, admin: bool, from_stdin: bool)
     let made = database
         .transaction::<_, db::Error>("users.insert", async |c| {
             db::users::insert(c, id, &email, &hash, role).await?;
+            // The operator vouches for the address.
+            db::users::confirm_email(c, id, &email).await?;
             audit(c, "registered", id, json!({ "by": "command line", "role": role })).await
         })
         .await;

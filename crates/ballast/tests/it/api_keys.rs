@@ -85,6 +85,53 @@ async fn names_scopes_and_dates_are_checked() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_has_a_hundred_keys_in_use_and_no_more_however_many_are_made_at_once() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    sqlx::query(
+        "insert into api_key (id, user_id, name, public_id, secret_hash, scopes, revoked_at)
+         select gen_random_uuid(), users.id, 'x', 'p' || n, sha256(n::text::bytea), '{}', case when n > 98 then now() end
+         from users, generate_series(1, 300) n",
+    )
+    .execute(app.database.pool())
+    .await
+    .unwrap();
+    let make = async || user.post("/v1/api-keys", json!({ "name": "one more" })).await;
+    let answers = futures_util::future::join_all((0..8).map(|_| make())).await;
+    let made: Vec<_> = answers.iter().filter(|answer| answer.status == 201).collect();
+    assert_eq!(made.len(), 2, "{answers:?}");
+    make().await.problem(409, "too_many_api_keys");
+    let shown = user.get("/v1/api-keys").await.expect(200).json();
+    assert_eq!(shown["data"].as_array().unwrap().len(), 200, "the list is bounded too");
+    let id = made[0].json()["id"].as_str().unwrap().to_owned();
+    user.delete(&format!("/v1/api-keys/{id}")).await.expect(204);
+    make().await.expect(201);
+}
+
+/// The route has found the session alive, and waits for the one who ends it: had it not looked again, the key would be the one
+/// that outlives the account's end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_made_while_its_session_ends_is_not_made() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let mut ending = app.database.pool().begin().await.unwrap();
+    sqlx::query("select id from users for no key update").execute(&mut *ending).await.unwrap();
+    let caller = user.clone();
+    let making = tokio::spawn(async move { caller.post("/v1/api-keys", json!({ "name": "late" })).await });
+    eventually("it waits", Duration::from_secs(30), async || {
+        let waiting = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
+        sqlx::query_scalar::<_, bool>(waiting).fetch_one(app.database.pool()).await.unwrap()
+    })
+    .await;
+    sqlx::query("update session set revoked_at = now()").execute(&mut *ending).await.unwrap();
+    ending.commit().await.unwrap();
+    making.await.unwrap().problem(401, "revoked");
+    let keys: i64 =
+        sqlx::query_scalar("select count(*) from api_key").fetch_one(app.database.pool()).await.unwrap();
+    assert_eq!(keys, 0);
+}
+
 #[tokio::test]
 async fn a_key_ends_at_its_time() {
     let app = TestApp::start().await;

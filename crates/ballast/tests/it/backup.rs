@@ -99,12 +99,12 @@ async fn backup(
         .fetch_one(app.database.pool())
         .await
         .unwrap();
-    let ballast = Path::new(env!("CARGO_BIN_EXE_ballast")).parent().unwrap().to_str().unwrap();
+    let own = Path::new(env!("CARGO_BIN_EXE_ballast")).parent().unwrap().to_str().unwrap();
     let mut command = std::process::Command::new("bash");
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/backup/backup.sh")).args(arguments);
     command
         .env_clear()
-        .env("PATH", format!("{programs}:{ballast}:{}", std::env::var("PATH").unwrap()))
+        .env("PATH", format!("{programs}:{own}:{}", std::env::var("PATH").unwrap()))
         .env("LC_ALL", "C.UTF-8");
     command
         .env("DATABASE_URL", app.database.url())

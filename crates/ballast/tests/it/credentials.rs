@@ -264,35 +264,35 @@ async fn encryption_keys_are_exchanged_without_losing_a_credential() {
     readable(&known).await;
     readable(&used).await;
 
-    let ballast = |action: &str, keys: &str| {
+    let credentials = |action: &str, keys: &str| {
         let vars = [("DATABASE_URL", app.database.url()), ("CHANNEL_ENCRYPTION_KEY", keys)];
         let (code, stdout, stderr) = tokio::task::block_in_place(|| run(&["credentials", action], &vars));
         (code, format!("{stdout}{stderr}"))
     };
-    let (code, text) = ballast("status", NEW);
+    let (code, text) = credentials("status", NEW);
     assert!(code == 1 && text.contains("3 secrets  MISSING"), "{text}");
     // The first batch, by somebody who was interrupted then.
     let keys = |text: &str| text.split(',').map(|k| k.parse().unwrap()).collect::<Vec<_>>();
     let ring = db::SealingKeys::from_config(&keys(&both(NEW, OLD))).unwrap();
     let mut conn = app.database.pool().acquire().await.unwrap();
     assert_eq!(db::credentials::reseal(&mut conn, &ring, Uuid::nil(), 1).await.unwrap().done, 1);
-    let (code, text) = ballast("rotate", &both(NEW, OLD));
+    let (code, text) = credentials("rotate", &both(NEW, OLD));
     assert!(code == 0 && text.contains("2 encrypted anew") && text.contains("0 failed"), "{text}");
-    let (code, text) = ballast("rotate", &both(NEW, OLD));
+    let (code, text) = credentials("rotate", &both(NEW, OLD));
     assert!(code == 0 && text.contains("0 encrypted anew"), "{text}");
     readable(&known).await;
     let gone = app.replica_with(&[("CHANNEL_ENCRYPTION_KEY", NEW)]);
     readable(&gone).await;
-    assert_eq!(ballast("status", NEW).0, 0);
+    assert_eq!(credentials("status", NEW).0, 0);
 
     // What cannot be read is named, and does not keep the rest from being done.
     let damage =
         "update credential set sealed = set_byte(sealed, 20, get_byte(sealed, 20) # 1) where id = $1";
     sqlx::query(damage).bind(ids[0]).execute(&mut *conn).await.unwrap();
-    let (code, text) = ballast("rotate", &both(OLD, NEW));
+    let (code, text) = credentials("rotate", &both(OLD, NEW));
     assert!(code == 1 && text.contains(&ids[0].to_string()) && text.contains("3 encrypted anew"), "{text}");
     assert!(!text.contains(OLD) && !text.contains(NEW) && !text.contains("canary"), "{text}");
-    let (code, text) = ballast("status", "hunter2hunter2");
+    let (code, text) = credentials("status", "hunter2hunter2");
     assert!(code == 78 && text.contains("CHANNEL_ENCRYPTION_KEY") && !text.contains("hunter2"), "{text}");
 }
 

@@ -5,7 +5,7 @@ use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tower::ServiceExt as _;
 
-use crate::support::TestApp;
+use crate::support::{Deployment, TestApp, free_port, ready};
 
 const HEADERS: [&str; 7] = [
     "strict-transport-security",
@@ -66,4 +66,56 @@ async fn the_api_page_describes_every_route_and_loads_nothing() {
     for path in document["paths"].as_object().unwrap().keys() {
         assert!(page.text.contains(path.as_str()), "{path}");
     }
+}
+
+#[tokio::test]
+async fn ordinary_answers_are_compressed_for_those_who_can_read_it_and_streams_for_nobody() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let plain = app.anonymous().get("/openapi.json").await.expect(200);
+    assert_eq!(plain.header("content-encoding"), "");
+    for (accepted, coding) in [("gzip", "gzip"), ("br;q=1, gzip;q=0.5", "br"), ("zstd", ""), ("gzip;q=0", "")]
+    {
+        let request = app
+            .anonymous()
+            .request(reqwest::Method::GET, "/openapi.json")
+            .header("accept-encoding", accepted);
+        let response = request.send().await.unwrap();
+        let header = |name: &str| response.headers().get(name).map_or("", |v| v.to_str().unwrap()).to_owned();
+        assert_eq!(header("content-encoding"), coding, "{accepted}");
+        assert!(header("vary").contains("accept-encoding"), "{accepted}: {}", header("vary"));
+        let length = response.bytes().await.unwrap().len();
+        let smaller = if coding.is_empty() { plain.text.len() } else { plain.text.len() / 3 };
+        assert!(length <= smaller, "{accepted}: {length} bytes of {}", plain.text.len());
+    }
+    let ask = serde_json::json!({
+        "model": "sim", "stream": true, "messages": [{ "role": "user", "content": "tell me something long" }],
+    });
+    let request = user.request(reqwest::Method::POST, "/v1/chat/completions").json(&ask);
+    let stream = user.send(request.header("accept-encoding", "gzip, br")).await.expect(200);
+    assert!(stream.header("content-type").starts_with("text/event-stream"), "{:?}", stream.headers);
+    assert_eq!(stream.header("content-encoding"), "");
+    assert!(stream.text.contains("data: [DONE]"), "{}", stream.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invented_methods_paths_and_headers_make_no_metric_of_their_own() {
+    let deployment = Deployment::new().await;
+    let port = free_port();
+    let _api = deployment.start("api", port, &[]);
+    ready(port).await;
+    let url = format!("http://127.0.0.1:{port}");
+    let client = reqwest::Client::new();
+    for i in 0..200 {
+        let method = reqwest::Method::from_bytes(format!("BOGUS{i}").as_bytes()).unwrap();
+        for path in ["/livez", "/v1/me", "/v1/jobs/{id}/events"] {
+            let path = if i % 2 == 0 { path.to_owned() } else { format!("{path}-BOGUS{i}") };
+            let request = client.request(method.clone(), format!("{url}{path}"));
+            let answer = request.bearer_auth(format!("BOGUS{i}")).header("host", format!("BOGUS{i}")).send();
+            assert!(answer.await.unwrap().status().is_client_error());
+        }
+    }
+    let metrics = reqwest::get(format!("{url}/metrics")).await.unwrap().text().await.unwrap();
+    assert!(!metrics.contains("BOGUS"), "{metrics}");
+    assert!(metrics.contains(r#"method="other""#), "{metrics}");
 }

@@ -91,7 +91,7 @@ async fn a_jobs_events_tell_its_changes_and_end_with_it() {
             text.push_str(&String::from_utf8_lossy(chunk.unwrap().as_ref()));
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), rest).await.expect("the stream ends with the job");
+    tokio::time::timeout(S(30), rest).await.expect("the stream ends with the job");
     assert!(text.contains("\"state\":\"completed\""), "{text}");
 }
 
@@ -107,7 +107,7 @@ async fn until<B: AsRef<[u8]>>(
             text.push_str(&String::from_utf8_lossy(chunk.unwrap().as_ref()));
         }
     };
-    tokio::time::timeout(S(10), read).await.unwrap_or_else(|_| panic!("no {wanted}"));
+    tokio::time::timeout(S(30), read).await.unwrap_or_else(|_| panic!("no {wanted}"));
 }
 
 #[tokio::test]

@@ -258,7 +258,8 @@ async fn in_200_races_of_refresh_and_logout_no_token_survives_the_logout_nor_a_r
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_that_overlaps_a_change_of_the_password_is_refused() {
     let app = TestApp::start().await;
-    for change in ["password_hash = 'changed'", "disabled_at = now()"] {
+    let another = api::auth::hash_password("another password").unwrap();
+    for change in [&format!("password_hash = '{another}'"), "disabled_at = now()"] {
         let user = app.user().await;
         let mut changing = app.database.pool().begin().await.unwrap();
         let sql = format!("update users set {change} where email = $1");

@@ -5,15 +5,16 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use db::{Database, Migrations};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, migrate::Migrator};
 use test_support::TestDatabase;
 
-use crate::support::{Deployment, PASSWORD, Process, eventually, free_port, in_full, ready};
+use crate::support::{Deployment, PASSWORD, Process, eventually, free_port, in_full, ready, within};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 const LIMITS: [(&str, &str); 4] = [
@@ -119,6 +120,84 @@ async fn a_newer_release_waits_for_its_schema() {
     everything_works(port).await;
 }
 
+/// What the next release brings, as files: its number, `up`, and the text.
+async fn next_release(files: &[(u32, &str)]) -> Migrator {
+    let dir = std::env::temp_dir().join(format!("ballast-next-{}", uuid::Uuid::new_v4().simple()));
+    std::fs::create_dir(&dir).unwrap();
+    for (number, sql) in files {
+        std::fs::write(dir.join(format!("{number}_next.up.sql")), sql).unwrap();
+    }
+    let migrator = Migrator::new(dir.as_path()).await.unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    migrator
+}
+
+/// Case D4. An index that is built concurrently waits for every older snapshot; a migrator that waits for its turn must not
+/// hold one.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_three_migrators_at_once_one_builds_an_index_concurrently_and_the_others_find_nothing_to_do() {
+    let database = TestDatabase::create().await;
+    let next = next_release(&[
+        (9001, "create table next (id bigint primary key, kind text); select pg_sleep(1);"),
+        (9002, "-- no-transaction\ncreate index concurrently next_kind on next (kind);"),
+        (9003, "alter table next add column note text;"),
+    ])
+    .await;
+    let migrate = || {
+        let next = Migrator { migrations: next.migrations.clone(), ..Migrator::DEFAULT };
+        let migrations = Migrations::new(&Database::from_pool(database.pool().clone())).with(next);
+        async move { migrations.up(S(60)).await.unwrap() }
+    };
+    let (one, two, three) = tokio::join!(migrate(), migrate(), migrate());
+    let mut applied = [one, two, three];
+    applied.sort_unstable();
+    assert_eq!(applied, [0, 0, 3]);
+    let valid: bool =
+        sqlx::query_scalar("select indisvalid from pg_index where indexrelid = 'next_kind'::regclass")
+            .fetch_one(database.pool())
+            .await
+            .unwrap();
+    assert!(valid);
+}
+
+/// Case D4, the other half.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_migration_says_what_is_wrong_within_a_minute_and_the_release_before_it_serves_on() {
+    let deployment = Deployment::new().await;
+    let port = free_port();
+    let mut running = deployment.start("all", port, &LIMITS);
+    ready(port).await;
+    account(port).await;
+    // As a backup does it.
+    let mut other = deployment.database.pool().begin().await.unwrap();
+    sqlx::query("select count(*) from job_done").execute(&mut *other).await.unwrap();
+    for (number, sql, says) in [
+        (9001, "create tabel next (id bigint);", "syntax error"),
+        (9002, "create table next (id bigint); alter table nothing add column a int;", "does not exist"),
+        (9003, "alter table users add column plan text not null;", "contains null values"),
+        // Behind the other session's lock, and everybody else behind this one.
+        (9004, "alter table job_done add column region text;", "lock timeout"),
+    ] {
+        let migrations = Migrations::new(&Database::from_pool(deployment.database.pool().clone()))
+            .with(next_release(&[(number, sql)]).await);
+        let begun = Instant::now();
+        let error = migrations.up(S(60)).await.unwrap_err();
+        assert!(begun.elapsed() < S(60), "{sql}: {:?}", begun.elapsed());
+        let error = format!("{:#}", anyhow::Error::from(error));
+        assert!(error.contains(says) && error.contains(&number.to_string()), "{sql}: {error}");
+    }
+    other.rollback().await.unwrap();
+    everything_works(port).await;
+    assert_eq!(reqwest::get(format!("http://127.0.0.1:{port}/readyz")).await.unwrap().status(), 200);
+    assert!(running.is_running(), "{}", running.output());
+    let left: i64 =
+        sqlx::query_scalar("select count(*) from _sqlx_migrations where version > 9000 or not success")
+            .fetch_one(deployment.database.pool())
+            .await
+            .unwrap();
+    assert_eq!(left, 0, "nothing of it is left");
+}
+
 #[derive(Default)]
 struct Tally {
     sent: AtomicUsize,
@@ -162,7 +241,7 @@ async fn a_termination_under_load_fails_no_accepted_request_and_cuts_no_stream()
         assert_eq!(idle.get(format!("http://127.0.0.1:{port}/livez")).send().await.unwrap().status(), 200);
         tokio::time::sleep(S(2)).await;
         process.signal(Signal::SIGTERM);
-        eventually("readiness goes first, while it still listens", S(2), async || {
+        within("readiness goes first, while it still listens", S(2), async || {
             reqwest::get(format!("http://127.0.0.1:{port}/readyz")).await.is_ok_and(|r| r.status() == 503)
         })
         .await;

@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::json;
 use test_support::{FaultProxy, Mode, TestDatabase, test_redis};
 
-use crate::support::{Deployment, Persona, Process, TestApp, eventually, free_port, metric, ready};
+use crate::support::{Deployment, Persona, Process, TestApp, eventually, free_port, metric, ready, within};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 const S: fn(u64) -> Duration = Duration::from_secs;
@@ -41,7 +41,7 @@ async fn a_logout_whose_client_leaves_is_finished_all_the_same() {
         request.abort();
         assert!(request.await.is_err(), "it was not answered yet");
         postgres.set(Mode::Pass);
-        eventually("the access token is dead", S(2), async || user.get("/v1/me").await.status == 401).await;
+        within("the access token is dead", S(2), async || user.get("/v1/me").await.status == 401).await;
     }
 }
 
@@ -147,7 +147,7 @@ async fn a_logout_holds_within_a_second_on_both_processes_and_one_that_redis_mis
     let logout = json!({ "refresh_token": refresh });
     assert_eq!(post(ports[0], "/v1/auth/logout", "", logout).await.0, 204);
     for port in ports {
-        eventually("the token is dead", S(1), async || me(port, &access).await == 401).await;
+        within("the token is dead", S(1), async || me(port, &access).await == 401).await;
     }
 
     // Redis goes, then somebody logs out: 204, because the database knows, and the metrics say what that costs.

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
@@ -70,8 +71,8 @@ async fn an_admitted_request_is_one_round_trip_to_redis_and_none_to_postgres_by_
     let user = app.user().await;
     let key = app.api_key(&user, &["ai"]).await;
     let ask = async |caller: &Persona, status: u16| {
-        for _ in 0..REQUESTS {
-            caller.get("/v1/models").await.expect(status);
+        for i in 0..REQUESTS {
+            caller.get(["/v1/models", "/v1/whoami"][i % 2]).await.expect(status);
         }
     };
     ask(&user, 200).await;
@@ -81,6 +82,11 @@ async fn an_admitted_request_is_one_round_trip_to_redis_and_none_to_postgres_by_
     // Whoever needs Postgres from here on fails.
     postgres.set(Mode::Refuse);
     user.get("/v1/me").await.problem(503, "database_unavailable");
+    let (session, of_key) =
+        (user.get("/v1/whoami").await.expect(200).json(), key.get("/v1/whoami").await.expect(200).json());
+    assert_eq!(session["user_id"], of_key["user_id"]);
+    assert!(session["session_id"].is_string() && of_key["api_key_id"].is_string(), "{session} {of_key}");
+    assert_eq!((&session["scopes"], &of_key["scopes"]), (&Value::Null, &json!(["ai"])));
     redis.since_last().await;
     for caller in [&user, &key] {
         ask(caller, 200).await;

@@ -11,9 +11,9 @@ use crate::support::{Answer, TestApp};
 
 const CRM: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const CRM_NEXT: &str = "whsec_bmV4dCBuZXh0IG5leHQgbmV4dCBuZXh0IG5leHQ=";
-const STRIPE: &str = "whsec_test_secret";
+pub(crate) const STRIPE: &str = "whsec_test_secret";
 
-async fn app() -> TestApp {
+pub(crate) async fn app() -> TestApp {
     let both = format!("crm={CRM},crm={CRM_NEXT}");
     TestApp::with(&[("WEBHOOK_SECRETS", &both), ("STRIPE_WEBHOOK_SECRET", STRIPE)]).await
 }
@@ -32,7 +32,7 @@ async fn send(app: &TestApp, secret: &str, id: &str, body: &str) -> Answer {
     anonymous.send(request).await
 }
 
-async fn send_stripe(app: &TestApp, secret: &str, body: &str) -> Answer {
+pub(crate) async fn send_stripe(app: &TestApp, secret: &str, body: &str) -> Answer {
     let now = app.clock.now().timestamp();
     let mac = sign(&Key::new(HMAC_SHA256, secret.as_bytes()), format!("{now}.{body}").as_bytes());
     let hex = mac.as_ref().iter().fold(String::new(), |hex, b| hex + &format!("{b:02x}"));
@@ -44,7 +44,7 @@ async fn send_stripe(app: &TestApp, secret: &str, body: &str) -> Answer {
     anonymous.send(request).await
 }
 
-async fn jobs_of(app: &TestApp) -> Vec<jobs::JobView> {
+pub(crate) async fn jobs_of(app: &TestApp) -> Vec<jobs::JobView> {
     let filter = ListFilter { kind: Some("process_webhook".into()), ..Default::default() };
     jobs::list(&mut app.database.pool().acquire().await.unwrap(), &filter).await.unwrap()
 }

@@ -5,6 +5,7 @@
 
 mod ai;
 mod auth;
+mod cache;
 mod credentials;
 mod limits;
 mod process;
@@ -13,15 +14,16 @@ mod stores;
 mod webhooks;
 mod work;
 
-pub use ai::AiConfig;
+pub use ai::{AiConfig, EngineConfig, ModelRule};
 pub use auth::AuthConfig;
+pub use cache::{CacheConfig, CachedRoute};
 pub use credentials::CredentialsConfig;
 pub use limits::LimitsConfig;
 pub use process::{HttpConfig, RuntimeConfig, ShutdownConfig, TelemetryConfig};
 pub use runs::RunsConfig;
 pub use stores::{DatabaseConfig, RedisConfig, StoresConfig};
 pub use webhooks::WebhooksConfig;
-pub use work::{MailConfig, QueueConfig};
+pub use work::{MailConfig, QueueConfig, RetentionConfig};
 
 use std::time::Duration;
 
@@ -62,6 +64,8 @@ pub struct ApiConfig {
     pub ai: AiConfig,
     /// Resumable runs.
     pub runs: RunsConfig,
+    /// The cache of its answers.
+    pub cache: CacheConfig,
     /// Webhooks that come in.
     pub webhooks: WebhooksConfig,
 }
@@ -81,6 +85,10 @@ pub struct WorkerConfig {
     pub limits: LimitsConfig,
     /// Resumable runs.
     pub runs: RunsConfig,
+    /// What documents are embedded with.
+    pub embedding_model: String,
+    /// What the clean-up keeps.
+    pub retention: RetentionConfig,
     /// E-mail.
     pub mail: MailConfig,
     /// Stored credentials of other systems.
@@ -110,6 +118,7 @@ impl ApiConfig {
         let limits = LimitsConfig::read(r);
         let ai = AiConfig::read(r);
         let runs = RunsConfig::read(r);
+        let cache = CacheConfig::read(r);
         let webhooks = WebhooksConfig::read(r);
         Some(Self {
             runtime: runtime?,
@@ -124,6 +133,7 @@ impl ApiConfig {
             limits: limits?,
             ai: ai?,
             runs: runs?,
+            cache: cache?,
             webhooks: webhooks?,
         })
     }
@@ -144,6 +154,8 @@ impl WorkerConfig {
         let ai = AiConfig::read(r);
         let limits = LimitsConfig::read(r);
         let runs = RunsConfig::read(r);
+        let embedding_model = r.with("EMBEDDING_MODEL", model_name);
+        let retention = RetentionConfig::read(r);
         let from = r.get::<String>("MAIL_FROM");
         let resend_api_key = r.get::<String>("RESEND_API_KEY").map(SecretString::from);
         let credentials = CredentialsConfig::read(r);
@@ -156,11 +168,18 @@ impl WorkerConfig {
             ai: ai?,
             limits: limits?,
             runs: runs?,
+            embedding_model: embedding_model?,
+            retention: retention?,
             mail: MailConfig { from: from?, resend_api_key, app_url },
             credentials: credentials?,
             public_url: public_url?,
         })
     }
+}
+
+fn model_name(text: &str) -> Result<String, String> {
+    let fine = (1..=200).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    if fine { Ok(text.to_owned()) } else { Err("expected 1 to 200 visible ASCII characters".to_owned()) }
 }
 
 fn public_url(r: &mut Reader<'_>) -> Option<Url> {

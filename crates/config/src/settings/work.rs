@@ -21,6 +21,15 @@ pub struct QueueConfig {
     pub retention: Duration,
 }
 
+/// How long things are kept before the clean-up deletes them.
+#[derive(Debug, Clone)]
+pub struct RetentionConfig {
+    /// Security events.
+    pub audit_log: Duration,
+    /// Single AI requests, once they are counted in the sums by hour.
+    pub usage_events: Duration,
+}
+
 /// E-mail.
 #[derive(Debug, Clone)]
 pub struct MailConfig {
@@ -30,6 +39,14 @@ pub struct MailConfig {
     pub resend_api_key: Option<SecretString>,
     /// The front end that links in mails lead to.
     pub app_url: Option<Url>,
+}
+
+impl RetentionConfig {
+    pub(super) fn read(r: &mut Reader<'_>) -> Option<Self> {
+        let audit_log = r.duration("AUDIT_LOG_RETENTION", S(DAY), S(3_650 * DAY));
+        let usage_events = r.duration("USAGE_EVENT_RETENTION", S(DAY), S(3_650 * DAY));
+        Some(Self { audit_log: audit_log?, usage_events: usage_events? })
+    }
 }
 
 impl QueueConfig {

@@ -9,6 +9,7 @@ use std::{
 use crate::common::{Bench, MS, Task, end, eventually, life, pool, quick, short_lease, worker_at};
 use jobs::{EnqueueOptions, JobError, JobState, Priority, Settings};
 use test_support::{FaultProxy, Mode};
+use tokio_util::sync::CancellationToken;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_workers_never_run_one_job_at_the_same_time() {
@@ -41,17 +42,22 @@ async fn a_worker_cut_off_past_its_lease_stops_its_jobs_and_cannot_complete_what
     let bench = Bench::new().await;
     let (proxy, url) = FaultProxy::in_front_of(bench.database.url()).await;
     let (cut_off, healthy) = (life(MS(500)), life(MS(10_000)));
+    // The job is given up a third of the lease before others may take it: on a busy machine that must be seconds.
+    let lease = |seconds| Settings { lease: Duration::from_secs(seconds), ..quick() };
     let log = bench.log.clone();
     let handler = move |ctx: jobs::JobContext, task: Task| {
         let log = log.clone();
         async move {
             log.add("began");
             if task.n == 1 {
-                // A zombie: cannot be stopped, and comes back with a result when others have its job.
-                let begun = std::time::Instant::now();
-                while log.count("rescued") < 2 && begun.elapsed() < MS(60_000) {
-                    std::thread::sleep(MS(10));
-                }
+                // A zombie: cannot be stopped, and comes back with a result when others have its job. The thread is given up
+                // first: it may be the one that the rest of this test's runtime waits for.
+                tokio::task::block_in_place(|| {
+                    let begun = std::time::Instant::now();
+                    while log.count("rescued") < 2 && begun.elapsed() < MS(60_000) {
+                        std::thread::sleep(MS(10));
+                    }
+                });
                 log.add("zombie is done");
                 return Ok::<_, JobError>("zombie");
             }
@@ -60,25 +66,29 @@ async fn a_worker_cut_off_past_its_lease_stops_its_jobs_and_cannot_complete_what
             std::future::pending().await
         }
     };
-    worker_at(&pool(&url).await, &url, short_lease()).register::<Task, _, _, _>(handler).start(&cut_off);
+    let zombie =
+        worker_at(&pool(&url).await, &url, lease(6)).register::<Task, _, _, _>(handler).start(&cut_off);
     let ids = [bench.enqueue(1).await, bench.enqueue(2).await];
     bench.logged("began", 2).await;
     proxy.set(Mode::Blackhole);
-    let log = bench.log.clone();
+    let (log, void) = (bench.log.clone(), CancellationToken::new());
+    let finish = void.clone();
     let rescuer = move |_, _: Task| {
-        let log = log.clone();
+        let (log, finish) = (log.clone(), finish.clone());
         async move {
             log.add("rescued");
-            tokio::time::sleep(MS(4_000)).await;
+            finish.cancelled().await;
             Ok::<_, JobError>("rescuer")
         }
     };
-    worker_at(&bench.pool, bench.database.url(), short_lease())
+    worker_at(&bench.pool, bench.database.url(), lease(20))
         .register::<Task, _, _, _>(rescuer)
         .start(&healthy);
     bench.logged("zombie is done", 1).await;
     // Its acknowledgement gets through while the other one is still at it.
     proxy.set(Mode::Pass);
+    eventually("the zombie has acknowledged", async || zombie.held_jobs() == 0).await;
+    void.cancel();
     for id in ids {
         let job = bench.until(id, JobState::Completed).await;
         assert_eq!((job.result, job.attempt), (Some("rescuer".into()), 2));
@@ -145,6 +155,24 @@ async fn a_claim_whose_answer_was_lost_is_given_back_without_using_an_attempt() 
     eventually("done", async || bench.number("select count(*) from job_done").await == 1).await;
     end(&life).await;
     assert_eq!(bench.log.all(), ["attempt 1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_lease_has_run_out_claims_nothing_until_it_has_a_new_one() {
+    let bench = Bench::new().await;
+    let life = life(MS(10_000));
+    let settings = Settings { lease: Duration::from_secs(12), ..quick() };
+    worker_at(&bench.pool, bench.database.url(), settings)
+        .register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(()))
+        .start(&life);
+    eventually("registered", async || bench.number("select count(*) from worker").await == 1).await;
+    // As after a pause of the whole process: it does not know it yet.
+    bench.execute("update worker set lease_until = now() - interval '1 s'").await;
+    let id = bench.enqueue(1).await;
+    let job = bench.until(id, JobState::Completed).await;
+    assert_eq!((job.attempt, job.errors.len()), (1, 0), "no attempt was lost: {job:?}");
+    assert_eq!(bench.number("select count(*) from worker").await, 2, "a new lease under a new id");
+    end(&life).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

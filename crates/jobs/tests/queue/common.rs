@@ -85,7 +85,7 @@ impl Bench {
 
     /// Waits until the job is in this state.
     pub(crate) async fn until(&self, id: JobId, state: JobState) -> JobView {
-        for _ in 0..3_000 {
+        for _ in 0..6_000 {
             let job = self.find(id).await;
             if job.state == state {
                 return job;
@@ -140,11 +140,11 @@ pub(crate) async fn end(life: &Lifecycle) {
 }
 
 pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    for _ in 0..3_000 {
+    for _ in 0..6_000 {
         if condition().await {
             return;
         }
         tokio::time::sleep(MS(10)).await;
     }
-    panic!("did not happen within half a minute: {what}");
+    panic!("did not happen within a minute: {what}");
 }

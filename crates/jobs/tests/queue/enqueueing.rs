@@ -126,6 +126,45 @@ async fn numbers_that_make_no_sense_are_brought_into_range() {
 }
 
 #[tokio::test]
+async fn a_time_before_all_calendars_is_now_and_one_at_their_end_is_waited_for() {
+    let bench = Bench::new().await;
+    let at = |run_at| EnqueueOptions { run_at: Some(run_at), ..Default::default() };
+    let past = bench.enqueue_with(1, at(chrono::DateTime::<chrono::Utc>::MIN_UTC)).await;
+    let future = bench.enqueue_with(2, at(chrono::DateTime::<chrono::Utc>::MAX_UTC)).await;
+    let worker =
+        bench.worker().register::<Task, _, _, _>(async |ctx: jobs::JobContext, _| match ctx.attempt() {
+            1 => Err(JobError::RetryAt(chrono::DateTime::<chrono::Utc>::MIN_UTC, anyhow::anyhow!("at once"))),
+            2 => Err(JobError::retry_in(Duration::MAX, anyhow::anyhow!("never"))),
+            _ => Ok(()),
+        });
+    assert_eq!(drain_until_empty(&worker).await, 2, "due at once, and due again at once");
+    let (past, future) = (bench.find(past).await, bench.find(future).await);
+    assert_eq!((past.state, past.attempt), (JobState::Ready, 2), "{past:?}");
+    assert!(past.run_at - past.created_at > chrono::TimeDelta::days(36_000), "in a century: {past:?}");
+    assert_eq!((future.state, future.attempt), (JobState::Ready, 0), "{future:?}");
+    // And a real worker, which sleeps until then, does what comes meanwhile.
+    let life = life(MS(10_000));
+    bench.worker().register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(())).start(&life);
+    let id = bench.enqueue(3).await;
+    bench.until(id, JobState::Completed).await;
+    end(&life).await;
+}
+
+#[tokio::test]
+async fn a_priority_below_or_above_the_four_is_not_stored() {
+    let bench = Bench::new().await;
+    for priority in [-1, 4, i16::MAX] {
+        let insert = sqlx::query(
+            "insert into job (queue, kind, priority, args, max_attempts, timeout_ms)
+             values ('default', 'task', $1, '{}', 1, 1)",
+        );
+        let refused = insert.bind(priority).execute(&bench.pool).await.unwrap_err();
+        assert!(refused.to_string().contains("job_priority_check"), "{refused}");
+        assert!(serde_json::from_value::<jobs::Priority>(json!(priority)).is_err());
+    }
+}
+
+#[tokio::test]
 async fn with_a_period_the_key_outlives_the_job() {
     let bench = Bench::new().await;
     let mut conn = bench.conn().await;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jobs::{JobContext, JobError, JobState, Settings};
+use sqlx::Connection as _;
 use test_support::{FaultProxy, Mode};
 
 use crate::common::{Bench, MS, Task, end, eventually, life, pool, quick, short_lease, worker_at};
@@ -25,6 +26,72 @@ async fn a_listener_whose_connection_is_terminated_listens_again() {
     // Enqueued while nobody listens, or after: found either way.
     let id = bench.enqueue(2).await;
     bench.until(id, JobState::Completed).await;
+    end(&life).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_notification_was_lost_is_found_by_the_poll() {
+    let bench = Bench::new().await;
+    let life = life(MS(10_000));
+    let handle = bench.worker().register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(())).start(&life);
+    let first = bench.enqueue(1).await;
+    bench.until(first, JobState::Completed).await;
+    // Committed without telling anybody.
+    bench
+        .execute(
+            "insert into job (queue, kind, args, max_attempts, timeout_ms)
+             values ('default', 'task', '{\"n\": 2}', 1, 1000)",
+        )
+        .await;
+    eventually("done", async || bench.number("select count(*) from job_done").await == 2).await;
+    assert!(handle.last_claim_age().is_some());
+    end(&life).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_that_waits_while_its_partition_is_made_is_written_all_the_same() {
+    let bench = Bench::new().await;
+    let life = life(MS(10_000));
+    bench.worker().register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(())).start(&life);
+    let mut conn = bench.conn().await;
+    let mut tx = conn.begin().await.unwrap();
+    let make = "lock table job_done_default in access exclusive mode;
+                create table job_done_new (like job_done including defaults including constraints);";
+    sqlx::raw_sql(make).execute(&mut *tx).await.unwrap();
+    let id = bench.enqueue(1).await;
+    // What is to go into the default partition by then belongs into the new one in a moment.
+    let waits = "select count(*) from pg_stat_activity where datname = current_database()
+                 and wait_event_type = 'Lock' and query like '%insert into job_done%'";
+    eventually("the acknowledgement waits", async || bench.number(waits).await == 1).await;
+    let attach =
+        "alter table job_done attach partition job_done_new for values from ('2000-01-01') to ('2100-01-01')";
+    sqlx::raw_sql(attach).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let job = bench.until(id, JobState::Completed).await;
+    assert!(job.errors.is_empty(), "{job:?}");
+    end(&life).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_worker_with_more_jobs_than_one_statement_rescues_is_rescued_at_once() {
+    let bench = Bench::new().await;
+    bench
+        .execute(
+            "insert into job (queue, kind, args, max_attempts, timeout_ms, state, worker, attempt, fence)
+             select 'default', 'task', '{\"n\": 1}', 3, 1000, 'running', gen_random_uuid(), 1, 1
+             from generate_series(1, 1700)",
+        )
+        .await;
+    let life = life(MS(10_000));
+    // Looks after the lost when it starts, and then every five seconds.
+    let settings = Settings { lease: Duration::from_secs(1_800), ..quick() };
+    worker_at(&bench.pool, bench.database.url(), settings).queue("default", 1).start(&life);
+    let running = "select count(*) from job where state = 'running'";
+    let begun = std::time::Instant::now();
+    eventually("rescued", async || bench.number(running).await < 1_700).await;
+    let first = begun.elapsed();
+    eventually("rescued", async || bench.number(running).await == 0).await;
+    assert!(begun.elapsed() < first + MS(8_000), "not one statement every five seconds");
     end(&life).await;
 }
 

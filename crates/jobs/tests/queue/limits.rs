@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{Bench, MS, Task, end, eventually, life, quick, short_lease, worker_at};
+use crate::common::{Bench, MS, Task, end, eventually, life, quick, worker_at};
 use jobs::{EnqueueOptions, JobError, JobSpec, JobState, Settings};
 use serde::{Deserialize, Serialize};
 
@@ -66,7 +66,9 @@ async fn a_job_with_a_global_limit_runs_when_its_time_has_come_and_not_at_the_ne
 async fn a_job_with_a_global_limit_is_found_in_any_queue() {
     let bench = Bench::new().await;
     let life = life(MS(10_000));
-    worker_at(&bench.pool, bench.database.url(), short_lease())
+    // In queues that are not its own it is found within a third of this.
+    let settings = Settings { lease: Duration::from_secs(6), ..quick() };
+    worker_at(&bench.pool, bench.database.url(), settings)
         .queue("bulk", 2)
         .register::<Scarce, _, _, _>(async |_, _| Ok::<_, JobError>(()))
         .start(&life);

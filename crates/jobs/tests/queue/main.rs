@@ -1,6 +1,7 @@
 //! The queue's promises, each as a test against a real Postgres.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod abuse;
 mod claiming;
 mod common;
 mod cron;
@@ -11,4 +12,5 @@ mod limits;
 mod operating;
 mod outcomes;
 mod pressure;
+mod processes;
 mod property;

@@ -124,6 +124,30 @@ async fn partitions_are_made_ahead_filled_from_the_default_one_and_dropped_after
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_found_while_its_row_moves_to_a_new_partition() {
+    let bench = Bench::new().await;
+    let worker = bench.worker().register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(()));
+    let id = bench.enqueue(1).await;
+    drain_until_empty(&worker).await;
+    let mut mover = bench.pool.begin().await.unwrap();
+    sqlx::raw_sql("lock table job_done_default in access exclusive mode").execute(&mut *mover).await.unwrap();
+    let mut conn = bench.conn().await;
+    let looking = jobs::find(&mut conn, id);
+    let moving = async {
+        eventually("it waits", async || {
+            let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+            bench.number(waiting).await > 0
+        })
+        .await;
+        jobs::keep_partitions(&mut mover, Duration::from_secs(30 * 86_400)).await.unwrap();
+        mover.commit().await.unwrap();
+    };
+    let (found, ()) = tokio::join!(looking, moving);
+    assert_eq!(bench.number("select count(*) from job_done_default").await, 0, "it was moved");
+    assert_eq!(found.unwrap().expect("the job is there").state, JobState::Completed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn workers_that_keep_partitions_at_the_same_time_do_not_get_into_each_others_way() {
     let bench = Bench::new().await;
     let mut conns = [bench.conn().await, bench.conn().await, bench.conn().await];

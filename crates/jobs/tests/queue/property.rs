@@ -7,7 +7,7 @@ use jobs::{
 };
 use proptest::prelude::*;
 
-use crate::common::{Bench, MS, Task};
+use crate::common::{Bench, MS, Task, eventually};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -19,6 +19,8 @@ enum Step {
     Forward(u64),
     /// A worker dies with everything that waits.
     Crash,
+    /// A worker is cut off so many milliseconds after its start, whatever it is doing.
+    Kill(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -29,6 +31,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Drain),
         1 => (1..5_000_u64).prop_map(Step::Forward),
         1 => Just(Step::Crash),
+        1 => (0..60_u64).prop_map(Step::Kill),
     ]
 }
 
@@ -51,7 +54,7 @@ async fn rescue(bench: &Bench) {
     let life = crate::common::life(MS(10_000));
     bench.worker().queue("default", 1).start(&life);
     let running = "select count(*) from job where state = 'running'";
-    crate::common::eventually("rescued", async || bench.number(running).await == 0).await;
+    eventually("rescued", async || bench.number(running).await == 0).await;
     crate::common::end(&life).await;
 }
 
@@ -82,12 +85,31 @@ async fn check(steps: Vec<Step>) {
                     .await;
                 rescue(&bench).await;
             }
+            Step::Kill(ms) => {
+                let life = crate::common::life(MS(10_000));
+                worker.clone().start(&life);
+                tokio::time::sleep(MS(*ms)).await;
+                life.stop_now();
+                life.run_until_stopped().await;
+                let busy = "select count(*) from pg_stat_activity where datname = current_database()
+                            and pid <> pg_backend_pid() and backend_type = 'client backend' and state = 'active'";
+                eventually("its statements have ended", async || bench.number(busy).await == 0).await;
+                // As if its lease had run out.
+                bench.execute("delete from worker").await;
+                rescue(&bench).await;
+            }
             _ => {}
         }
     }
-    let (live, done) =
-        (bench.number("select count(*) from job").await, bench.number("select count(*) from job_done").await);
-    assert_eq!(live + done, ids.len() as i64, "{steps:?}");
+    let live = bench.number("select count(*) from job").await;
+    let [completed, discarded, cancelled] = [
+        "select count(*) from job_done where state = 'completed'",
+        "select count(*) from job_done where state = 'discarded'",
+        "select count(*) from job_done where state = 'cancelled'",
+    ];
+    let [completed, discarded, cancelled] =
+        [bench.number(completed).await, bench.number(discarded).await, bench.number(cancelled).await];
+    assert_eq!(live + completed + discarded + cancelled, ids.len() as i64, "{steps:?}");
     for id in ids {
         let job = bench.find(id).await;
         assert_eq!(job.finished_at.is_some(), job.state.is_final(), "{job:?}");

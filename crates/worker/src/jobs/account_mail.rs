@@ -3,6 +3,9 @@
 //! The token exists in this process and in the mail; the database has its hash, and the job's payload has neither. So an
 //! attempt that is made again makes another token. Both work until one of them is used, because nobody knows which of two
 //! mails arrived. A later job, which somebody asked for, voids them.
+//!
+//! To delete it: this file, its lines in `jobs.rs`, its payload and its line in `job-specs`, and the routes of `docs/accounts.md` that
+//! enqueue it.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use config::WorkerConfig;

@@ -1,7 +1,6 @@
 //! `deliver_webhook`: sends one event to one endpoint of a user, signed by the specification of Standard Webhooks.
 //!
-//! To delete it: this file, its lines in `jobs.rs`, the payload and its line in `job-specs`, the API's routes
-//! `webhook_endpoints`, and the calls of `webhooks::emit`.
+//! To delete it: see "Webhooks" in `docs/removing-parts.md`.
 
 use std::time::Duration;
 

@@ -1,4 +1,6 @@
 //! `heartbeat`: logs each minute that schedule, queue and worker work together.
+//!
+//! To delete it: see "Heartbeat" in `docs/removing-parts.md`.
 
 use job_specs::Heartbeat;
 use jobs::{JobContext, JobError};

@@ -1,4 +1,6 @@
 //! `keep_partitions`: the coming days' partitions of finished jobs, and an end to the old ones.
+//!
+//! It is part of the core: without it finished jobs stay for ever.
 
 use job_specs::KeepPartitions;
 use jobs::{JobContext, JobError, Kept};

@@ -1,19 +1,18 @@
 //! `process_webhook`: acts on a webhook that came in.
 //!
-//! To delete it: this file, its lines in `jobs.rs`, the payload and its line in `job-specs`, and the API's route, which
-//! enqueues it. A sender whose events mean something gets an arm in `act`.
+//! To delete it: see "Webhooks" in `docs/removing-parts.md`. A sender whose events mean something gets an arm in `act`.
 
 use job_specs::ProcessWebhook;
 use jobs::{JobContext, JobError};
 use serde::{Deserialize, Serialize};
 
-use crate::Context;
+use crate::{Context, subscriptions};
 
 /// What was done.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Processed {
     /// The event's type, as its sender calls it.
-    r#type: String,
+    r#type: Option<String>,
     action: &'static str,
 }
 
@@ -30,18 +29,31 @@ pub async fn run(context: Context, attempt: JobContext, job: ProcessWebhook) -> 
     let process = async |c: &mut db::PgConnection| -> Result<(), JobError> {
         let body = db::webhook_events::lock_unprocessed(c, &job.source, &job.event_id).await?;
         let processed = match body {
-            Some(body) => act(&job, &body)?,
-            None => Processed { r#type: String::new(), action: "none: it was processed before, or deleted" },
+            Some(body) => act(c, &job, &body).await?,
+            None => Processed { action: "none: it was processed before, or deleted", ..Processed::default() },
         };
-        db::webhook_events::mark_processed(c, &job.source, &job.event_id).await?;
+        let event_type = processed.r#type.as_deref();
+        db::webhook_events::mark_processed(c, &job.source, &job.event_id, event_type).await?;
         Ok(attempt.complete_in(c, &processed).await?)
     };
     context.database.transaction("webhook_events.process", process).await
 }
 
-fn act(job: &ProcessWebhook, body: &[u8]) -> Result<Processed, JobError> {
+async fn act(c: &mut db::PgConnection, job: &ProcessWebhook, body: &[u8]) -> Result<Processed, JobError> {
     // A body that is no JSON will be none the next time.
-    let event: Event = serde_json::from_slice(body).map_err(JobError::discard)?;
-    tracing::info!(source = job.source, r#type = event.r#type, "an event that nobody acts upon yet");
-    Ok(Processed { r#type: event.r#type, action: "none" })
+    serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(JobError::discard)?;
+    let r#type = event_type(body);
+    let action = match job.source.as_str() {
+        "stripe" => subscriptions::hear(c, body).await?,
+        _ => "none",
+    };
+    tracing::info!(source = job.source, r#type, action, "an event came in");
+    Ok(Processed { r#type, action })
+}
+
+/// The type that an event says it is of, if it says so and the database can hold it.
+pub(crate) fn event_type(body: &[u8]) -> Option<String> {
+    let Event { r#type } = serde_json::from_slice(body).ok()?;
+    let fine = (1..=255).contains(&r#type.len()) && !r#type.chars().any(char::is_control);
+    fine.then_some(r#type)
 }

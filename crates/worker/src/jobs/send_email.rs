@@ -1,4 +1,7 @@
 //! `send_email`: one message, sent once.
+//!
+//! To delete it: this file, its lines in `jobs.rs`, its payload and its line in `job-specs`, and `mail.rs`, when nothing sends
+//! mail any more: `account_mail` and `check_renewals` do.
 
 use job_specs::SendEmail;
 use jobs::{JobContext, JobError};

@@ -18,6 +18,8 @@ use crate::{
 /// The body goes to the engine as it is. A stream is forwarded event by event as it comes; after it has begun, an error is its
 /// last event (`data: {"error": ...}`) and no `[DONE]` follows.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "ai", security(("bearer" = []), ("api_key" = [])),
+    params(("X-AI-Cache" = Option<String>, Header, pattern = "^(on|off|refresh)$",
+            description = "Whether an answer in one piece may be one that is kept, and is to be kept")),
     request_body = ChatRequest,
     responses((status = 200, description = "JSON, or `text/event-stream`", content((Value = "application/json"), (ServerSentEvent = "text/event-stream"))),
               (status = 400, body = OpenAiError), (status = 401, body = OpenAiError), (status = 413, body = OpenAiError),

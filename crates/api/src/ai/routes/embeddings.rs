@@ -14,6 +14,8 @@ use crate::{
 
 /// Embeddings, as in the OpenAI API.
 #[utoipa::path(post, path = "/v1/embeddings", tag = "ai", security(("bearer" = []), ("api_key" = [])),
+    params(("X-AI-Cache" = Option<String>, Header, pattern = "^(on|off|refresh)$",
+            description = "Whether an answer in one piece may be one that is kept, and is to be kept")),
     request_body = EmbeddingsRequest,
     responses((status = 200, body = Value), (status = 400, body = OpenAiError), (status = 401, body = OpenAiError),
               (status = 413, body = OpenAiError), (status = 429, body = OpenAiError), (status = 502, body = OpenAiError),

@@ -14,6 +14,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::AppState;
 
+pub(crate) use self::usage::DayUsage;
+
 /// The AI routes and the usage they cause.
 pub fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()

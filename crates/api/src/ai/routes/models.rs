@@ -4,13 +4,13 @@ use axum::{extract::State, http::HeaderMap, response::Response};
 
 use super::OpenAiError;
 use crate::{
-    AppState, Error,
+    AppState,
     admission::Caller,
     ai::{Ai, failure::Failure, proxy},
     extract::Path,
 };
 
-/// The engine's models.
+/// The engines' models.
 #[utoipa::path(get, path = "/v1/models", tag = "ai", security(("bearer" = []), ("api_key" = [])),
     responses((status = 200, body = Value), (status = 401, body = OpenAiError), (status = 429, body = OpenAiError),
               (status = 502, body = OpenAiError), (status = 503, body = OpenAiError), (status = 504, body = OpenAiError)))]
@@ -19,10 +19,10 @@ pub(super) async fn list(
     caller: Caller,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    ask(&state.ai, &caller, &headers, "").await
+    ask(&state.ai, &caller, &headers, None).await
 }
 
-/// One of the engine's models. The id may contain slashes.
+/// One of the engines' models. The id may contain slashes.
 #[utoipa::path(get, path = "/v1/models/{*id}", tag = "ai", security(("bearer" = []), ("api_key" = [])),
     params(("id" = String, Path, description = "Name of the model")),
     responses((status = 200, body = Value), (status = 401, body = OpenAiError), (status = 404, body = OpenAiError),
@@ -34,12 +34,10 @@ pub(super) async fn get(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    ask(&state.ai, &caller, &headers, &id).await
+    ask(&state.ai, &caller, &headers, Some(&id)).await
 }
 
-async fn ask(ai: &Ai, caller: &Caller, headers: &HeaderMap, id: &str) -> Result<Response, Failure> {
+async fn ask(ai: &Ai, caller: &Caller, headers: &HeaderMap, id: Option<&str>) -> Result<Response, Failure> {
     caller.require_scope(proxy::SCOPE)?;
-    let id = proxy::segments(id).ok_or_else(Error::not_found)?;
-    let path = std::iter::once("models").chain(id);
-    proxy::fetch(ai, path, headers, &caller.request_id).await
+    proxy::models(ai, id, headers, &caller.request_id).await
 }

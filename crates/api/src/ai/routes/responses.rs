@@ -17,6 +17,8 @@ use crate::{
 ///
 /// The body goes to the engine as it is. After a stream has begun, an error is its last event (`event: error`).
 #[utoipa::path(post, path = "/v1/responses", tag = "ai", security(("bearer" = []), ("api_key" = [])),
+    params(("X-AI-Cache" = Option<String>, Header, pattern = "^(on|off|refresh)$",
+            description = "Whether an answer in one piece may be one that is kept, and is to be kept")),
     request_body = ResponsesRequest,
     responses((status = 200, description = "JSON, or `text/event-stream`", content((Value = "application/json"), (ServerSentEvent = "text/event-stream"))),
               (status = 400, body = OpenAiError), (status = 401, body = OpenAiError), (status = 413, body = OpenAiError),

@@ -33,16 +33,18 @@ pub(super) struct UsageReport {
 
 /// Usage of one model on one day.
 #[derive(Serialize, ToSchema)]
-pub(super) struct DayUsage {
+pub(crate) struct DayUsage {
     /// The day (UTC).
     #[schema(example = "2026-11-21")]
     day: String,
     /// The model.
     model: String,
-    /// Requests that reached the engine.
+    /// Requests that were admitted.
     requests: i64,
     /// Those of them that did not end well.
     errors: i64,
+    /// Those of them that the cache answered: they cost no tokens.
+    cached: i64,
     /// Tokens read.
     prompt_tokens: i64,
     /// Tokens written.
@@ -56,12 +58,13 @@ pub(super) struct DayUsage {
 /// A request is counted as soon as its answer has ended: what this replica has not written yet is written first.
 #[utoipa::path(get, path = "/v1/usage", tag = "ai", security(("bearer" = []), ("api_key" = [])), params(Period),
     responses((status = 200, body = UsageReport), (status = 400, body = Problem), (status = 401, body = Problem),
-              (status = 422, body = Problem), (status = 429, body = Problem), (status = 503, body = Problem)))]
+              (status = 403, body = Problem), (status = 422, body = Problem), (status = 429, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn usage(
     State(state): State<AppState>,
     caller: Caller,
     Query(period): Query<Period>,
 ) -> Result<Json<UsageReport>> {
+    caller.require_scope("ai")?;
     let days = period.days.unwrap_or(30);
     if !(1..=366).contains(&days) {
         return Err(Error::invalid("days", "must be between 1 and 366"));
@@ -81,6 +84,7 @@ impl From<db::usage::DayUsage> for DayUsage {
             model: row.model,
             requests: row.requests,
             errors: row.errors,
+            cached: row.cached,
             prompt_tokens: row.prompt_tokens,
             completion_tokens: row.completion_tokens,
             total_tokens: row.prompt_tokens + row.completion_tokens,

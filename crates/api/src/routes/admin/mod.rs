@@ -8,6 +8,7 @@ mod key_limits;
 mod limits;
 mod mails;
 mod queues;
+mod usage;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -18,6 +19,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(audit::audit))
         .routes(routes!(cron::cron))
         .routes(routes!(mails::mails))
+        .routes(routes!(usage::usage))
         .merge(invitations::router())
         .merge(jobs::router())
         .merge(key_limits::router())

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{ApiKeyView, SCOPES};
+use super::{ApiKeyView, MOST, SCOPES};
 use crate::{
     AppState, Error, Result, admission::Caller, auth::ApiKeySecret, error::Problem, extract, extract::Json,
 };
@@ -35,7 +35,7 @@ pub(super) struct CreatedApiKey {
 /// Makes a key. Its text is in this answer and nowhere else.
 #[utoipa::path(post, path = "/v1/api-keys", tag = "api keys", security(("bearer" = [])), request_body = NewApiKey,
     responses((status = 201, body = CreatedApiKey), (status = 401, body = Problem), (status = 403, body = Problem),
-              (status = 422, body = Problem)))]
+              (status = 409, body = Problem), (status = 422, body = Problem)))]
 pub(super) async fn create(
     State(state): State<AppState>,
     caller: Caller,
@@ -66,8 +66,12 @@ pub(super) async fn create(
     };
     let row = state
         .database
-        .transaction::<_, db::Error>("api_keys.insert", async |c| {
-            let row = db::api_keys::insert(c, &new).await?;
+        .transaction::<_, Error>("api_keys.insert", async |c| {
+            let row = db::api_keys::insert(c, &new, MOST).await?.ok_or_else(too_many)?;
+            // The insertion holds the user's row, so a session that is ended at this moment is seen here, or sees the key.
+            if !db::sessions::is_active(c, session_id).await? {
+                return Err(Error::session_ended());
+            }
             let event = db::audit::Event {
                 event: "api_key_created",
                 user_id: Some(caller.user_id),
@@ -81,4 +85,9 @@ pub(super) async fn create(
         })
         .await?;
     Ok((StatusCode::CREATED, Json(CreatedApiKey { key: key.text(), view: row.into() })))
+}
+
+fn too_many() -> Error {
+    let detail = format!("At most {MOST} keys are in use at a time: revoke one first.");
+    Error::conflict("too_many_api_keys", detail)
 }

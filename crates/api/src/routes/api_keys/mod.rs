@@ -15,6 +15,9 @@ use crate::AppState;
 /// What a key may be allowed to do.
 pub const SCOPES: [&str; 2] = ["ai", "jobs"];
 
+/// Keys that one user may have at a time.
+const MOST: i64 = 100;
+
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list::list, create::create)).routes(routes!(delete::delete))
 }

@@ -57,9 +57,9 @@ pub(super) async fn change_password(
         .await?;
     let email = user.map(|u| u.email).unwrap_or_default();
     let new = Passwords::normalize("new_password", &body.new_password, &email)?;
-    let matches =
+    let compared =
         state.passwords.verify("current_password", &body.current_password, old_hash.clone()).await?;
-    let Some(old_hash) = old_hash.filter(|_| matches) else {
+    let Some(old_hash) = old_hash.filter(|_| compared.matches) else {
         let refuse = async |c: &mut _| db::audit::insert(c, &caller.event("password_change_refused")).await;
         state.database.call("audit.insert", refuse).await?;
         return Err(Error::forbidden("wrong_password", "The current password is wrong."));

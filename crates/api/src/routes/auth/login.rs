@@ -15,7 +15,7 @@ use super::{Issued, Tokens, delta, normalize_email, pseudonym};
 use crate::{
     AppState, Error, Result,
     admission::Anonymous,
-    auth::{RefreshSecret, require_listed_origin},
+    auth::{Compared, RefreshSecret, require_listed_origin},
     error::Problem,
     extract::Json,
 };
@@ -53,20 +53,61 @@ pub(super) async fn login(
     let account = pseudonym(&state, &email);
     let subject = format!("{}:{account}", anonymous.client.bucket());
     anonymous.admit(&state.limiter.policies().login, &subject).await?;
-    let found =
-        state.database.call("users.credentials", async |c| db::users::credentials(c, &email).await).await?;
-    let hash = found.as_ref().map(|f| f.password_hash.clone());
-    let matches = state.passwords.verify("password", &body.password, hash).await?;
     let refresh = RefreshSecret::generate().map_err(Error::internal)?;
-    let session = match &found {
-        Some(user) if matches && !user.disabled => {
-            begin_session(&state, &anonymous, &headers, user, &refresh).await?
-        }
-        _ => None,
-    };
-    match session {
+    let mut attempt = attempt(&state, &anonymous, &headers, (&email, &body.password), &refresh).await?;
+    if attempt.changed_meanwhile() {
+        // Another login renewed the hash while we compared with the old one; or the password is another one by now.
+        attempt = self::attempt(&state, &anonymous, &headers, (&email, &body.password), &refresh).await?;
+    }
+    match attempt.session {
         Some(session) => session.answer(&state, &refresh, body.cookie),
-        None => Err(refuse(&state, &anonymous, &account, found.as_ref(), matches).await?),
+        None => Err(refuse(&state, &anonymous, &account, attempt.found.as_ref(), attempt.matches).await?),
+    }
+}
+
+struct Attempt {
+    found: Option<db::users::Credentials>,
+    matches: bool,
+    session: Option<Issued>,
+}
+
+impl Attempt {
+    fn changed_meanwhile(&self) -> bool {
+        self.session.is_none() && self.matches && self.found.as_ref().is_some_and(|user| !user.disabled)
+    }
+}
+
+async fn attempt(
+    state: &AppState,
+    anonymous: &Anonymous,
+    headers: &HeaderMap,
+    (email, password): (&str, &str),
+    refresh: &RefreshSecret,
+) -> Result<Attempt> {
+    let found =
+        state.database.call("users.credentials", async |c| db::users::credentials(c, email).await).await?;
+    let hash = found.as_ref().map(|f| f.password_hash.clone());
+    let Compared { matches, renewed } = state.passwords.verify("password", password, hash).await?;
+    let mut session = None;
+    if let Some(user) = found.as_ref().filter(|user| matches && !user.disabled) {
+        session = begin_session(state, anonymous, headers, user, refresh).await?;
+        if session.is_some() {
+            renew(state, user, renewed).await;
+        }
+    }
+    Ok(Attempt { found, matches, session })
+}
+
+/// Stores the password's hash of today's parameters. Not worth failing a login for: the next one tries again.
+async fn renew(state: &AppState, user: &db::users::Credentials, renewed: Option<String>) {
+    let Some(hash) = renewed else { return };
+    let replace =
+        async |c: &mut _| db::users::replace_password_hash(c, user.user_id, &user.password_hash, &hash).await;
+    match state.database.call("users.renew_password_hash", replace).await {
+        Ok(_) => {
+            tracing::info!(user_id = %user.user_id, "a password was hashed anew with today's parameters");
+        }
+        Err(error) => tracing::warn!(%error, "a password could not be hashed anew"),
     }
 }
 

@@ -115,23 +115,46 @@ impl Issued {
 }
 
 /// Trims, composes (NFC) and lower-cases an address; the part before the @ is lower-cased too, because people do not know
-/// that it may matter and no large provider lets it.
+/// that it may matter and no large provider lets it. The domain is in its ASCII form (RFC 5891).
+///
+/// One mailbox is to be one account, so nothing is taken that a mail system reads as another address: no quotes, comments, routes
+/// or lists (RFC 5322, section 3.4), and no characters that are not seen.
 pub fn normalize_email(text: &str) -> Result<String> {
-    let email: String = text.trim().nfc().collect::<String>().to_lowercase();
-    let well_formed = email.split_once('@').is_some_and(|(local, domain)| {
-        (1..=64).contains(&local.len())
-            && domain.contains('.')
-            && !domain.starts_with(['.', '-'])
-            && !domain.ends_with(['.', '-'])
-            && !domain.contains('@')
-            && !domain.contains("..")
-    });
-    let printable = !email.chars().any(|c| c.is_whitespace() || c.is_control());
-    if well_formed && printable && email.len() <= 254 {
-        Ok(email)
+    let invalid = || Error::invalid("email", "is not an e-mail address");
+    let email: String = text.trim().nfc().collect::<String>().to_lowercase().nfc().collect();
+    let (local, domain) = email.split_once('@').ok_or_else(invalid)?;
+    let atoms =
+        (1..=64).contains(&local.len()) && local.split('.').all(|a| !a.is_empty() && a.chars().all(is_atom));
+    // The parser would decode percents.
+    let plain = domain.contains('.') && !domain.contains('%') && !domain.chars().any(is_unseen);
+    let domain = match url::Host::parse(domain) {
+        Ok(url::Host::Domain(domain)) if plain && atoms => domain,
+        _ => return Err(invalid()),
+    };
+    let label = |l: &str| {
+        (1..=63).contains(&l.len())
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+    };
+    let email = format!("{local}@{domain}");
+    if domain.split('.').all(label) && email.len() <= 254 { Ok(email) } else { Err(invalid()) }
+}
+
+/// What may stand in the part before the @ without quotes (RFC 5322, section 3.2.3; RFC 6532, section 3.2).
+fn is_atom(c: char) -> bool {
+    if c.is_ascii() {
+        c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c)
     } else {
-        Err(Error::invalid("email", "is not an e-mail address"))
+        !c.is_whitespace() && !c.is_control() && !is_unseen(c)
     }
+}
+
+/// Characters without a shape: soft hyphen, joiners, marks of direction, fillers, tags.
+fn is_unseen(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
+        | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// An address as it may appear in Redis keys: recognisable by us, by nobody else.
@@ -166,11 +189,69 @@ mod tests {
             normalize_email("e\u{301}@example.com").unwrap(),
             normalize_email("é@example.com").unwrap()
         );
-        for bad in
-            ["", "a", "@b.c", "a@", "a@b", "a b@c.d", "a@b..c", "a@.b.c", "a@b@c.d", "a\0@b.c", "a\r\n@b.c"]
-        {
+        assert_eq!(normalize_email("Ann@M\u{fc}nchen.DE").unwrap(), "ann@xn--mnchen-3ya.de");
+        assert_eq!(
+            normalize_email("ann@\u{ff45}xample.com").unwrap(),
+            "ann@example.com",
+            "full-width letters"
+        );
+        // The Kelvin sign: a look-alike that every mail system reads as k.
+        assert_eq!(normalize_email("\u{212a}im@example.com").unwrap(), "kim@example.com");
+        assert_eq!(normalize_email("ann+news@example.com").unwrap(), "ann+news@example.com");
+        for bad in [
+            "",
+            "a",
+            "@b.c",
+            "a@",
+            "a@b",
+            "a b@c.d",
+            "a@b..c",
+            "a@.b.c",
+            "a@b.c.",
+            "a@-b.c",
+            "a@b-.c",
+            "a@b@c.d",
+            "a\0@b.c",
+            "a\r\n@b.c",
+            "a@[127.0.0.1]",
+            "a@127.0.0.1",
+            "a@b_c.d",
+            "a@%61.b",
+            ".a@b.c",
+            "a.@b.c",
+            "a..b@c.d",
+            // What a mail system would take for another address.
+            "x<a@b.c>",
+            "\"x\"<a@b.c>",
+            "<a@b.c>",
+            "\"a\"@b.c",
+            "(x)a@b.c",
+            "a@b.c,d.e",
+            "a,d@b.c",
+            "a;d@b.c",
+            "x:a@b.c",
+            "a@b.c>",
+            "a\\@b.c",
+            // What nobody sees.
+            "a\u{200b}@b.c",
+            "a@b\u{ad}.c",
+            "a\u{202e}@b.c",
+            "\u{feff}a@b.c",
+            "a\u{fe0f}@b.c",
+            "a\u{e0041}@b.c",
+        ] {
             assert!(normalize_email(bad).is_err(), "{bad:?}");
         }
         assert!(normalize_email(&format!("a@{}.com", "x".repeat(260))).is_err());
+    }
+
+    proptest::proptest! {
+        /// What was normalised stays as it is: an account is found by the address that is stored.
+        #[test]
+        fn a_normalised_address_is_its_own_normal_form(text in "\\PC{1,12}@\\PC{1,8}\\.[a-z\u{e9}\u{130}\u{df}]{1,4}") {
+            if let Ok(email) = normalize_email(&text) {
+                proptest::prop_assert_eq!(normalize_email(&email).unwrap(), email);
+            }
+        }
     }
 }

@@ -30,7 +30,10 @@ pub(super) struct ResetPassword {
     password: String,
 }
 
-/// Sets a new password with the token that was mailed, and ends all sessions. Each token works once. API keys stay.
+/// Sets a new password with the token that was mailed, and ends all sessions. Each token works once.
+///
+/// API keys stay, unless the address was not confirmed until now: then they, stored credentials and webhook endpoints may be
+/// somebody else's, and are ended.
 ///
 /// A password that is one of the first to be guessed is refused with the code `password_too_common`; the token still works.
 #[utoipa::path(post, path = "/v1/auth/password/reset", tag = "auth", request_body = ResetPassword,
@@ -61,13 +64,16 @@ async fn set_and_end_sessions(
     token_hash: [u8; 32],
     password_hash: String,
 ) -> Result<()> {
-    let ended = state
+    let (sessions, api_keys) = state
         .database
         .transaction("users.reset_password", async |c| {
             reset(c, &state, &anonymous, user_id, &token_hash, &password_hash).await
         })
         .await?;
-    revocation::mark_sessions(&state, &ended).await;
+    revocation::mark_sessions(&state, &sessions).await;
+    for public_id in &api_keys {
+        revocation::mark_key(&state, public_id).await?;
+    }
     Ok(())
 }
 
@@ -78,22 +84,24 @@ async fn reset(
     user_id: Uuid,
     token_hash: &[u8],
     password_hash: &str,
-) -> Result<Vec<Revoked>> {
+) -> Result<(Vec<Revoked>, Vec<String>)> {
     let user = db::users::lock(c, user_id).await?.filter(|u| u.disabled_at.is_none());
     let user = user.ok_or_else(invalid_one_time_token)?;
     let used = one_time_tokens::consume(c, Purpose::ResetPassword, token_hash, state.clock.now()).await?;
     let mailed_to = used.ok_or_else(invalid_one_time_token)?.email.unwrap_or_default();
     one_time_tokens::void(c, Purpose::ResetPassword, user_id, None).await?;
     db::users::set_password_hash(c, user_id, password_hash).await?;
-    // Whoever has the token reads the mail of that address.
+    let mut api_keys = Vec::new();
+    // Whoever has the token reads the mail of that address. Whoever registered with it may have been somebody else.
     if user.email_verified_at.is_none() && db::users::confirm_email(c, user_id, &mailed_to).await? {
         one_time_tokens::void(c, Purpose::VerifyEmail, user_id, None).await?;
+        api_keys = db::users::end_what_is_unconfirmed(c, user_id).await?;
     }
     let ended = db::sessions::revoke_all(c, user_id, None, "password reset").await?;
     let event = db::audit::Event {
-        detail: json!({ "sessions_ended": ended.len() }),
+        detail: json!({ "sessions_ended": ended.len(), "api_keys_revoked": api_keys.len() }),
         ..anonymous.event("password_reset", user_id)
     };
     db::audit::insert(c, &event).await?;
-    Ok(ended)
+    Ok((ended, api_keys))
 }

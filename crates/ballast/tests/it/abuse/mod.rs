@@ -3,4 +3,5 @@
 
 mod login_flood;
 mod login_timing;
+mod many_clients;
 mod many_connections;

@@ -139,6 +139,7 @@ async fn a_token_is_in_the_log_of_development_and_in_no_other() {
             ("HOST", "127.0.0.1"),
             ("DATABASE_URL", app.database.url()),
             ("REDIS_URL", app.redis.url.as_str()),
+            ("ENGINE_URL", "http://127.0.0.1:1/v1"),
             ("LOG_FORMAT", "pretty"),
             ("LOG_LEVEL", "debug"),
         ]);

@@ -7,6 +7,7 @@ mod page;
 mod passwords;
 mod races;
 mod sessions;
+mod takeovers;
 
 use serde_json::{Value, json};
 use uuid::Uuid;

@@ -79,7 +79,7 @@ async fn a_revoked_session_loses_its_streams() {
     // Looked at with every heartbeat, but not more often than every second.
     let started = Instant::now();
     let text = tokio::time::timeout(S(10), response.text()).await.unwrap().unwrap();
-    assert!(started.elapsed() < S(5), "{:?}", started.elapsed());
+    assert!(started.elapsed() < S(9), "{:?}", started.elapsed());
     assert_eq!(last_error(&text)["code"], "revoked");
     assert!(events(&text).len() > 2);
     assert!(read(&app.user().await, "/v1/chat/completions", chat("x")).await.ends_with("[DONE]\n\n"));
@@ -108,7 +108,7 @@ async fn a_revoked_api_key_loses_its_streams_on_every_replica() {
         }
         let started = Instant::now();
         let text = tokio::time::timeout(S(10), response.text()).await.unwrap().unwrap();
-        assert!(started.elapsed() < S(5), "{:?}", started.elapsed());
+        assert!(started.elapsed() < S(9), "{:?}", started.elapsed());
         assert_eq!(last_error(&text)["code"], "revoked");
     }
 }

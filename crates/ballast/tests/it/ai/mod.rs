@@ -1,13 +1,18 @@
 //! The AI proxy, with the simulated engine behind it. Each test is a failure that users of some gateway reported.
 
 mod accounting;
+mod cache;
 mod cancellation;
 mod draining;
+mod engines;
 mod faults;
 mod limits;
+mod proofs;
 mod requests;
 mod scripted;
 mod streams;
+mod telemetry;
+mod usage;
 
 use std::time::Duration;
 

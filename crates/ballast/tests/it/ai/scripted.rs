@@ -29,18 +29,71 @@ impl Scripted {
         Self { address, _server: server }
     }
 
+    /// Answers every request with this status and JSON document.
+    pub(super) async fn refusing(status: &str, document: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let answer = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{document}",
+            document.len()
+        );
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                if read_request(&mut stream).await {
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                }
+            }
+        });
+        Self { address, _server: server }
+    }
+
     pub(super) fn url(&self) -> String {
         format!("http://{}/v1", self.address)
     }
 }
 
-async fn answer(mut stream: TcpStream, pieces: Vec<Vec<u8>>, pause: Duration) {
-    stream.set_nodelay(true).unwrap();
+/// Answers every request with the same bytes, cut in two: each time one byte further on.
+pub(super) struct Cutting(Scripted);
+
+impl Cutting {
+    pub(super) async fn start(bytes: Vec<u8>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            let mut connections = JoinSet::new();
+            for number in 0.. {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (first, second) = bytes.split_at(1 + number % (bytes.len() - 1));
+                let pieces = vec![first.to_vec(), second.to_vec()];
+                connections.spawn(answer(stream, pieces, Duration::from_millis(5)));
+            }
+        });
+        Self(Scripted { address, _server: server })
+    }
+
+    pub(super) fn url(&self) -> String {
+        self.0.url()
+    }
+}
+
+/// False when the client left.
+async fn read_request(stream: &mut TcpStream) -> bool {
     let mut request = Vec::new();
     while !is_whole(&request) {
         if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
-            return;
+            return false;
         }
+    }
+    true
+}
+
+async fn answer(mut stream: TcpStream, pieces: Vec<Vec<u8>>, pause: Duration) {
+    stream.set_nodelay(true).unwrap();
+    if !read_request(&mut stream).await {
+        return;
     }
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
     let _ = stream.write_all(head.as_bytes()).await;

@@ -58,6 +58,7 @@ pub(super) async fn every_route_works(w: &mut World, pool: &PgPool, metrics_toke
     webhook_endpoints(w, &people.user.who).await;
     user_jobs(w, &people.user.who).await;
     runs(w, &people.user.who).await;
+    documents(w, &people.user.who).await;
     administration(w, &people.admin.who).await;
     limits(w, &people.admin.who, &people.email).await;
     people
@@ -71,6 +72,8 @@ async fn identity(w: &mut World, pool: &PgPool) -> People {
         w.ok(&Who::default(), "POST /v1/auth/refresh", &[], json!({ "refresh_token": first.refresh })).await;
     let user = w.learn_tokens(&refreshed);
     w.ok(&user.who, "GET /v1/me", &[], NONE).await;
+    w.ok(&user.who, "GET /v1/subscription", &[], NONE).await;
+    w.ok(&user.who, "GET /v1/whoami", &[], NONE).await;
 
     let name = w.secrets.new_value("the name of a key", Class::Content);
     let made = w.ok(&user.who, "POST /v1/api-keys", &[], json!({ "name": name })).await.json();
@@ -244,8 +247,19 @@ async fn runs(w: &mut World, who: &Who) {
     w.ok(who, "DELETE /v1/runs/{id}", &[&id], NONE).await;
 }
 
+async fn documents(w: &mut World, who: &Who) {
+    let content = w.secrets.new_value("a document", Class::Content);
+    let body = json!({ "title": "A document", "content": content });
+    let made = w.ok(who, "POST /v1/documents", &[], body).await.json();
+    let id = made["id"].as_str().unwrap();
+    until(w, who, "GET /v1/documents/{id}", id, "ready").await;
+    w.ok(who, "GET /v1/documents", &[], NONE).await;
+    w.ok(who, "DELETE /v1/documents/{id}", &[id], NONE).await;
+}
+
 async fn administration(w: &mut World, admin: &Who) {
     w.ok(admin, "GET /v1/admin/audit", &[], NONE).await;
+    w.ok(admin, "GET /v1/admin/usage", &[], NONE).await;
     w.ok(admin, "GET /v1/admin/cron", &[], NONE).await;
     w.ok(admin, "GET /v1/admin/queues", &[], NONE).await;
     w.ok(admin, "POST /v1/admin/queues/{name}/pause", &["default"], NONE).await;

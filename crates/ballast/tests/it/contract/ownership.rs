@@ -100,9 +100,10 @@ async fn routes_for_administrators_refuse_everybody_else() {
 }
 
 #[tokio::test]
-async fn api_keys_may_do_what_the_document_says_and_nothing_else() {
+async fn api_keys_may_do_what_the_document_says_and_nothing_else_and_without_a_scope_nothing() {
     let world = World::start().await;
     let all = world.app.api_key(&world.user, &api::routes::api_keys::SCOPES).await;
+    let none = world.app.api_key(&world.user, &[]).await;
     let (mut may, mut may_not) = (0, 0);
     for operation in Operation::all().iter().filter(|o| !o.is_public()) {
         let ways = operation.value["security"].as_array().unwrap();
@@ -110,6 +111,13 @@ async fn api_keys_may_do_what_the_document_says_and_nothing_else() {
         let path = operation.at(id.as_deref().unwrap_or(NOBODYS));
         // A stream of a job ends when the job is over.
         world.app.run_pending_jobs().await;
+        let refused = send(&none, request(operation, &none, &path)).await;
+        let needs_no_scope = operation.to_string() == "GET /v1/me";
+        assert!(
+            refused.status == 403 || needs_no_scope,
+            "{operation} takes a key without scopes: {}",
+            refused.text
+        );
         let answer = send(&all, request(operation, &all, &path)).await;
         if ways.iter().any(|way| way.get("api_key").is_some()) {
             assert_ne!(answer.status, 403, "{operation} refuses a key with every scope: {}", answer.text);

@@ -30,6 +30,7 @@ const RESOURCES: &[(&str, Behind)] = &[
     ("/v1/admin/invitations/", Shared),
     ("/v1/admin/queues/", Shared),
     ("/v1/credentials/", Owned("POST /v1/credentials", "/id")),
+    ("/v1/documents/", Owned("POST /v1/documents", "/id")),
     ("/v1/webhook-endpoints/", Owned("POST /v1/webhook-endpoints", "/id")),
     // Whoever has the source's secret.
     ("/v1/webhooks/", Shared),

@@ -6,12 +6,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{MS, NAME, Nginx, S};
+use super::{MS, NAME, Nginx, S, port};
 use crate::support::{Answer, PASSWORD, TestApp, exchange, free_port};
-
-fn port(app: &TestApp) -> u16 {
-    app.url.rsplit_once(':').unwrap().1.parse().unwrap()
-}
 
 /// Exactly once, whoever answers: a header that edge and API both add would be there twice.
 fn has_each_header_once(answer: &Answer) {

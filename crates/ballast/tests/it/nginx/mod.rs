@@ -5,6 +5,7 @@
 mod answers;
 mod balancing;
 mod clients;
+mod defaults;
 mod limits;
 
 use std::{
@@ -23,7 +24,7 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{certificates, eventually, free_port};
+use crate::support::{TestApp, certificates, eventually, free_port};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -91,9 +92,18 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
-        let _ = self.child.wait();
+        terminate(&mut self.child);
     }
+}
+
+/// Where the app listens.
+fn port(app: &TestApp) -> u16 {
+    app.url.rsplit_once(':').unwrap().1.parse().unwrap()
+}
+
+fn terminate(nginx: &mut Child) {
+    let _ = kill(Pid::from_raw(nginx.id().cast_signed()), Signal::SIGTERM);
+    let _ = nginx.wait();
 }
 
 fn sample() -> PathBuf {

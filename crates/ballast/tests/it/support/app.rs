@@ -82,6 +82,14 @@ impl TestApp {
         Self::replica_of(vars, database, self.redis.clone(), engine, self.clock.clone())
     }
 
+    /// A second API over the same stores whose clock is off.
+    pub(crate) fn replica_off_by(&self, offset: TimeDelta) -> Self {
+        let (database, engine) = (self.database.clone(), self.engine.clone());
+        let clock = Clock::system();
+        clock.advance(offset);
+        Self::replica_of(self.vars.clone(), database, self.redis.clone(), engine, clock)
+    }
+
     fn replica_of(
         vars: MapVars,
         database: std::sync::Arc<TestDatabase>,

@@ -2,7 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use axum::{Router, body::Bytes, extract::State, http::Uri};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{StatusCode, Uri},
+    response::AppendHeaders,
+};
 
 type Seen = Arc<Mutex<Vec<(String, Bytes)>>>;
 
@@ -14,11 +20,19 @@ pub(crate) struct Collector {
 
 impl Collector {
     pub(crate) async fn start() -> Self {
+        Self::answering(200).await
+    }
+
+    /// Answers with this status, after it has taken note; a refusal says to come again in a minute.
+    pub(crate) async fn answering(status: u16) -> Self {
         let seen = Seen::default();
+        let status = StatusCode::from_u16(status).unwrap();
         let router = Router::new()
-            .fallback(|State(seen): State<Seen>, uri: Uri, body: Bytes| async move {
+            .fallback(async move |State(seen): State<Seen>, uri: Uri, body: Bytes| {
                 seen.lock().unwrap().push((uri.path().to_owned(), body));
-                "{}"
+                // Senders heed it whatever the status is.
+                let wait = [("retry-after", "60")].into_iter().take(usize::from(!status.is_success()));
+                (status, AppendHeaders(wait), "{}")
             })
             .with_state(seen.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -22,11 +22,20 @@ pub(crate) use receiver::Receiver;
 
 use std::time::Duration;
 
-/// Waits until `condition` holds, for at most `patience`; says what it waited for.
-pub(crate) async fn eventually(what: &str, patience: Duration, mut condition: impl AsyncFnMut() -> bool) {
-    let until = std::time::Instant::now() + patience;
+/// Nothing that is only waited for is given up earlier: the machine may be busy with everything else.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` holds, for `patience` and on a busy machine longer; says what it waited for. Where the time is what is
+/// tested: [`within`].
+pub(crate) async fn eventually(what: &str, patience: Duration, condition: impl AsyncFnMut() -> bool) {
+    within(what, patience.max(PATIENCE), condition).await;
+}
+
+/// Waits until `condition` holds, which must be so within `bound`.
+pub(crate) async fn within(what: &str, bound: Duration, mut condition: impl AsyncFnMut() -> bool) {
+    let until = std::time::Instant::now() + bound;
     while !condition().await {
-        assert!(std::time::Instant::now() < until, "{what}: not within {patience:?}");
+        assert!(std::time::Instant::now() < until, "{what}: not within {bound:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -1,0 +1,49 @@
+//! One Ballast as the engine of another: how a team shares one (docs/team.md).
+
+use serde_json::{Value, json};
+
+use crate::support::{Deployment, PASSWORD, free_port, ready};
+
+/// Registers, logs in and makes a key for AI.
+async fn key(port: u16, email: &str) -> String {
+    let client = reqwest::Client::new();
+    let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
+    let account = json!({ "email": email, "password": PASSWORD });
+    assert_eq!(client.post(url("/v1/auth/register")).json(&account).send().await.unwrap().status(), 201);
+    let login = client.post(url("/v1/auth/login")).json(&account).send().await.unwrap();
+    let token = login.json::<Value>().await.unwrap()["access_token"].as_str().unwrap().to_owned();
+    let wanted = json!({ "name": "engine", "scopes": ["ai"] });
+    let made = client.post(url("/v1/api-keys")).bearer_auth(token).json(&wanted).send().await.unwrap();
+    made.json::<Value>().await.unwrap()["key"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ballast_is_the_engine_of_another() {
+    let (shared, own) = tokio::join!(Deployment::new(), Deployment::new());
+    let (shared_port, port) = (free_port(), free_port());
+    let _shared = shared.start("api", shared_port, &[]);
+    ready(shared_port).await;
+    let engine_key = key(shared_port, "developer@example.com").await;
+    let engine = format!("http://127.0.0.1:{shared_port}/v1");
+    let _own = own.start("api", port, &[("ENGINE_URL", &engine), ("ENGINE_API_KEY", &engine_key)]);
+    ready(port).await;
+    let mine = key(port, "me@example.com").await;
+    let client = reqwest::Client::new();
+    let chat = async |model: &str, stream: bool| {
+        let body =
+            json!({ "model": model, "stream": stream, "messages": [{ "role": "user", "content": "hello" }] });
+        let url = format!("http://127.0.0.1:{port}/v1/chat/completions");
+        let answer = client.post(url).header("x-api-key", &mine).json(&body).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let (status, whole) = chat("sim-small", false).await;
+    assert!(status == 200 && whole.contains("chat.completion"), "{status} {whole}");
+    let (status, stream) = chat("sim-small", true).await;
+    assert!(status == 200 && stream.contains("data: [DONE]"), "{status} {stream}");
+    // Both have counted it, each for its own user.
+    for (at, key) in [(port, &mine), (shared_port, &engine_key)] {
+        let used = client.get(format!("http://127.0.0.1:{at}/v1/usage")).header("x-api-key", key);
+        let used = used.send().await.unwrap().text().await.unwrap();
+        assert!(used.contains("sim-small"), "{used}");
+    }
+}

@@ -1,0 +1,201 @@
+//! Redis is killed, paused, slow, or answers errors.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use test_support::{FaultProxy, Mode, OwnServices};
+
+use super::{ADMITTED, MS, S, Stand, load::Load, load::Samples, redis_at, redis_server::RedisServer, tell};
+use crate::support::{eventually, in_full, metric};
+
+/// Under `cargo xtask abuse` the figures count; beside other tests a machine does much else meanwhile.
+fn bound(in_full_ms: u64, usual_ms: u64) -> Duration {
+    MS(if in_full() { in_full_ms } else { usual_ms })
+}
+
+fn rate() -> u32 {
+    if in_full() { 200 } else { 100 }
+}
+
+async fn decided_by(stand: &Stand, source: &str) -> f64 {
+    metric(stand.port, "admission_total", &format!("source=\"{source}\"")).await
+}
+
+/// Waits until decisions come from this source; how long that took.
+async fn until_decided_by(stand: &Stand, source: &str, patience: Duration) -> Duration {
+    let (started, before) = (Instant::now(), decided_by(stand, source).await);
+    eventually(&format!("{source} decides"), patience, async || {
+        assert_eq!(stand.status(ADMITTED).await, 200);
+        decided_by(stand, source).await > before
+    })
+    .await;
+    started.elapsed()
+}
+
+/// Asserts what must hold whatever Redis does: nobody is refused, and the waits are short.
+fn nobody_noticed(what: &str, load: &Samples, fault: Instant, end: Instant) {
+    assert_eq!(load.statuses().keys().copied().collect::<Vec<_>>(), [200], "{what}: {:?}", load.statuses());
+    let before = load.between(fault - S(2), fault).percentile(99);
+    let first = load.between(fault, fault + S(1)).percentile(99);
+    let later = load.between(fault + MS(1_500), end).percentile(99);
+    let median = load.between(fault + MS(1_500), end).percentile(50);
+    println!(
+        "{what}, {} requests: p99 before {before:?}, in the first second {first:?}, later {later:?} (p50 {median:?})",
+        load.len()
+    );
+    assert!(first <= before + bound(300, 1_500), "{what}: the first second {first:?}, before {before:?}");
+    assert!(later <= before + bound(50, 1_000), "{what}: later {later:?}, before {before:?}");
+    assert!(median <= before + bound(5, 200), "{what}: later {median:?} at the median, before {before:?}");
+}
+
+/// One line for each change, however many requests saw it. A machine that is too busy for Redis to answer in time makes more
+/// changes, but no change without its line.
+fn told_once_each(stand: &Stand) {
+    let told = stand.logged("breaker ");
+    for (i, line) in told.iter().enumerate() {
+        let wanted = ["breaker opened", "breaker closed"][i % 2];
+        assert_eq!(line["message"], wanted, "{told:?}");
+    }
+    assert!(told.len() >= 2 && told.len().is_multiple_of(2), "{told:?}");
+    assert!(!in_full() || told.len() == 2, "{told:?}");
+}
+
+/// Case R5.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_killed_under_load_is_not_noticed_and_counts_again_soon_after_its_restart() {
+    let (services, mut redis) = tokio::join!(OwnServices::start(), RedisServer::start());
+    let stand = Stand::over(services, &[("REDIS_URL", &redis.url())]).await;
+    until_decided_by(&stand, "redis", S(10)).await;
+    let load = Load::start(&stand, ADMITTED, rate());
+    tokio::time::sleep(MS(2_200)).await;
+    let killed = Instant::now();
+    redis.kill();
+    let local = until_decided_by(&stand, "local", S(5)).await;
+    tokio::time::sleep(S(if in_full() { 15 } else { 4 })).await;
+    let started = Instant::now();
+    redis.start_again(&[]);
+    redis.answers().await;
+    let back = until_decided_by(&stand, "redis", S(15)).await;
+    println!("local limits after {local:?}, Redis counts {back:?} after it answers");
+    assert!(local < bound(1_000, 5_000), "{local:?}");
+    assert!(back < bound(5_000, 15_000), "{back:?}");
+    nobody_noticed("Redis killed", &load.end().await, killed, started);
+    told_once_each(&stand);
+}
+
+/// Case R6.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_paused_under_load_is_not_waited_for_and_counts_again_soon_after_it_goes_on() {
+    let (services, redis) = tokio::join!(OwnServices::start(), RedisServer::start());
+    let stand = Stand::over(services, &[("REDIS_URL", &redis.url())]).await;
+    until_decided_by(&stand, "redis", S(10)).await;
+    let load = Load::start(&stand, ADMITTED, rate());
+    tokio::time::sleep(MS(2_200)).await;
+    let paused = Instant::now();
+    redis.signal(Signal::SIGSTOP);
+    let until = paused + S(if in_full() { 30 } else { 6 });
+    let mut waiting = 0.0_f64;
+    while Instant::now() < until {
+        tokio::time::sleep(MS(100)).await;
+        if paused.elapsed() > MS(1_500) {
+            waiting = waiting.max(metric(stand.port, "redis_calls_in_flight", "").await);
+        }
+    }
+    let continued = Instant::now();
+    redis.signal(Signal::SIGCONT);
+    let back = until_decided_by(&stand, "redis", S(15)).await;
+    println!("at most {waiting} calls waited for Redis at a time; it counts {back:?} after it goes on");
+    // A probe of the breaker, and another one of the health check.
+    assert!(waiting <= 4.0, "{waiting} calls wait for a Redis that is known to be out");
+    assert!(back < bound(10_000, 15_000), "{back:?}");
+    nobody_noticed("Redis paused", &load.end().await, paused, continued);
+    told_once_each(&stand);
+}
+
+/// Case R7.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_redis_answers_the_local_limits_hold_and_the_shared_ones_when_it_is_well_again() {
+    let (services, redis) = tokio::join!(OwnServices::start(), RedisServer::start());
+    let (proxy, url) = FaultProxy::in_front_of(&redis.url()).await;
+    let stand = Stand::over(services, &[("REDIS_URL", &url)]).await;
+    let mut admin = redis_at(&redis.url()).await;
+    // For NOAUTH: who is connected already need not say who it is, so these connections go.
+    let faults: [(&str, &[&str], &str); 4] = [
+        ("READONLY", &["REPLICAOF 127.0.0.1 1"], "REPLICAOF NO ONE"),
+        ("OOM", &["CONFIG SET maxmemory 1"], "CONFIG SET maxmemory 0"),
+        (
+            "NOAUTH",
+            &["CONFIG SET requirepass secret", "CLIENT KILL TYPE normal"],
+            "CONFIG SET requirepass \"\"",
+        ),
+        ("MISCONF", &["CONFIG SET save 1000+1000", "BGSAVE"], "CONFIG SET save \"\""),
+    ];
+    for (name, begin, end) in faults {
+        if name == "MISCONF" {
+            redis.lose_directory();
+        }
+        for command in begin {
+            tell(&mut admin, command).await;
+        }
+        held_by_local_limits(&stand, name).await;
+        tell(&mut admin, end).await;
+        until_decided_by(&stand, "redis", S(15)).await;
+    }
+
+    proxy.set(Mode::Latency(MS(400)));
+    held_by_local_limits(&stand, "400 ms in each direction").await;
+    proxy.set(Mode::Pass);
+    until_decided_by(&stand, "redis", S(15)).await;
+
+    // Flushed scripts heal at once: nothing is decided here.
+    let local = decided_by(&stand, "local").await;
+    for _ in 0..10 {
+        tell(&mut admin, "SCRIPT FLUSH").await;
+        assert_eq!(stand.status(ADMITTED).await, 200);
+    }
+    assert!((decided_by(&stand, "local").await - local).abs() < 0.5, "a flushed script costs nothing");
+}
+
+/// Asserts that requests are admitted, without Redis and without long waits.
+async fn held_by_local_limits(stand: &Stand, what: &str) {
+    until_decided_by(stand, "local", S(5)).await;
+    for _ in 0..10 {
+        let (started, local) = (Instant::now(), decided_by(stand, "local").await);
+        let answer = stand.get(ADMITTED).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{what}");
+        assert!(answer.headers().contains_key("ratelimit"), "{what}: {:?}", answer.headers());
+        assert!(started.elapsed() < S(2), "{what}: {:?}", started.elapsed());
+        assert!(decided_by(stand, "local").await > local, "{what}");
+    }
+    let degraded = (200, "degraded".to_owned());
+    eventually("health says so", S(10), async || stand.check("redis").await == degraded).await;
+    assert_eq!(stand.status("/readyz").await, 200, "{what}");
+}
+
+/// Case R7, LOADING: a Redis with much data that comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_still_loads_its_data_is_taken_for_one_that_is_out() {
+    let (services, mut redis) = tokio::join!(OwnServices::start(), RedisServer::start());
+    let stand = Stand::over(services, &[("REDIS_URL", &redis.url())]).await;
+    let mut filling = redis_at(&redis.url()).await;
+    let fill = "for i = 1, 20000 do redis.call('SET', 'fill:' .. i, i) end";
+    db::redis_client::cmd("EVAL").arg(fill).arg(0).exec_async(&mut filling).await.unwrap();
+    tell(&mut filling, "SAVE").await;
+    redis.kill();
+    until_decided_by(&stand, "local", S(5)).await;
+    // 250 us for each key: five seconds.
+    redis.start_again(&["--key-load-delay", "250", "--loading-process-events-interval-bytes", "1024"]);
+    let mut answers = std::collections::BTreeSet::new();
+    eventually("it says that it loads", S(10), async || {
+        assert_eq!(stand.status(ADMITTED).await, 200);
+        let client = db::redis_client::Client::open(redis.url()).unwrap();
+        if let Ok(mut connection) = client.get_multiplexed_async_connection().await {
+            let get = db::redis_client::cmd("GET").arg("fill:1").query_async::<String>(&mut connection).await;
+            answers.extend(get.err().and_then(|error| error.code().map(ToOwned::to_owned)));
+        }
+        answers.contains("LOADING")
+    })
+    .await;
+    held_by_local_limits(&stand, "LOADING").await;
+    until_decided_by(&stand, "redis", S(30)).await;
+}

@@ -1,0 +1,134 @@
+//! A worker for the tests, as a process of its own that they can kill and pause: `test_worker URL LEASE_MS NAME [CRON]`.
+//!
+//! Its one kind of job does what the payload says. What happened is told by tables, because they outlive the process:
+//! `began` has a row for each attempt, `effect` one for each effect, `refused` one for each that came too late.
+
+use std::{str::FromStr as _, time::Duration};
+
+use anyhow::Context as _;
+use config::ShutdownConfig;
+use jobs::{CatchUp, CronLine, Error, JobContext, JobError, JobSpec, Settings, Worker};
+use runtime::{Clock, Lifecycle};
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Deed {
+    what: What,
+    #[serde(default)]
+    ms: u64,
+    /// Of a cron line.
+    #[serde(default)]
+    tick: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum What {
+    /// The effect, after so many milliseconds, in the transaction that completes the job.
+    Work,
+    /// The same without an `.await` for so long: nothing stops it, so it comes back as a zombie.
+    WorkDeaf,
+    /// The effect, with the job's id as idempotency key, and then nothing until the process is killed.
+    EffectThenHang,
+    /// The effect in the transaction that completes the job, and then nothing until the process is killed.
+    CompleteThenHang,
+    /// The effect in the transaction that completes the job, which stays open until the process is killed.
+    HangBeforeCommit,
+    /// Ends the process.
+    Abort,
+}
+
+impl JobSpec for Deed {
+    const NAME: &'static str = "deed";
+    const TIMEOUT: Duration = Duration::from_secs(300);
+    /// Killed and paused all the time.
+    const MAX_ATTEMPTS: i16 = 1_000;
+}
+
+async fn run(ctx: JobContext, deed: Deed) -> Result<(), JobError> {
+    sqlx::query("insert into began (job, attempt, pid, clock) values ($1, $2, $3, $4)")
+        .bind(ctx.id())
+        .bind(ctx.attempt())
+        .bind(std::process::id().cast_signed())
+        .bind(Clock::system().now())
+        .execute(ctx.pool())
+        .await?;
+    let first = ctx.attempt() == 1;
+    match deed.what {
+        What::Work => tokio::time::sleep(Duration::from_millis(deed.ms)).await,
+        What::WorkDeaf => {
+            let runtime = tokio::runtime::Handle::current();
+            return tokio::task::block_in_place(|| {
+                std::thread::sleep(Duration::from_millis(deed.ms));
+                runtime.block_on(complete(&ctx))
+            });
+        }
+        What::EffectThenHang => {
+            sqlx::query("insert into effect select $1 where not exists (select from effect where job = $1)")
+                .bind(ctx.id())
+                .execute(ctx.pool())
+                .await?;
+            if first {
+                std::future::pending::<()>().await;
+            }
+            return Ok(());
+        }
+        What::CompleteThenHang => {
+            complete(&ctx).await?;
+            std::future::pending::<()>().await;
+        }
+        What::HangBeforeCommit if first => {
+            let mut tx = ctx.pool().begin().await?;
+            sqlx::query("insert into effect values ($1)").bind(ctx.id()).execute(&mut *tx).await?;
+            ctx.complete_in(&mut tx, &()).await?;
+            std::future::pending::<()>().await;
+        }
+        What::HangBeforeCommit => {}
+        What::Abort => std::process::abort(),
+    }
+    complete(&ctx).await
+}
+
+/// The effect and the completion, together.
+async fn complete(ctx: &JobContext) -> Result<(), JobError> {
+    let mut tx = ctx.pool().begin().await?;
+    sqlx::query("insert into effect values ($1)").bind(ctx.id()).execute(&mut *tx).await?;
+    match ctx.complete_in(&mut tx, &()).await {
+        Ok(()) => tx.commit().await?,
+        Err(Error::LeaseLost) => {
+            tx.rollback().await?;
+            sqlx::query("insert into refused values ($1)").bind(ctx.id()).execute(ctx.pool()).await?;
+            return Err(Error::LeaseLost.into());
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [url, lease_ms, name, cron @ ..] = arguments.as_slice() else {
+        anyhow::bail!("usage: test_worker URL LEASE_MS NAME [CRON]");
+    };
+    let options = PgConnectOptions::from_str(url).context("URL")?;
+    let pool = PgPoolOptions::new().max_connections(6).connect_lazy_with(options.clone());
+    let settings = Settings {
+        name: name.clone(),
+        lease: Duration::from_millis(lease_ms.parse().context("LEASE_MS")?),
+        poll_interval: Duration::from_millis(200),
+        concurrency: 4,
+        ..Settings::default()
+    };
+    let mut lines = Vec::new();
+    for expression in cron {
+        let deed = |tick| Deed { what: What::Work, ms: 20, tick: Some(tick) };
+        lines.push(CronLine::new("line", expression, chrono_tz::Tz::UTC, CatchUp::All, deed)?);
+    }
+    let life = Lifecycle::new(ShutdownConfig { delay: Duration::ZERO, budget: Duration::from_secs(5) });
+    Worker::new(pool, options, settings).register::<Deed, _, _, _>(run).schedule(lines).start(&life);
+    // It never stops by itself: that a worker does is tested with the real one.
+    life.run_until_stopped().await;
+    anyhow::bail!("a task of the worker has ended: {:?}", life.failed_task())
+}

@@ -1,0 +1,2 @@
+alter table webhook_event drop column event_type;
+drop table backfill;
