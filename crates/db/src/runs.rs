@@ -217,6 +217,7 @@ pub async fn end(c: &mut PgConnection, id: Uuid, end: &End) -> Result<Option<End
             prompt_tokens: row.prompt,
             completion_tokens: row.completion,
             estimated: end.estimated,
+            cached: false,
             outcome: end.outcome,
             first_token_ms: end.first_token_ms,
             duration_ms: end.duration_ms,

@@ -8,6 +8,7 @@ mod credentials;
 mod documents;
 mod echo;
 mod mail;
+mod runs;
 mod subscriptions;
 mod upkeep;
 mod usage;
@@ -21,28 +22,11 @@ pub use credentials::CheckCredential;
 pub use documents::IngestDocument;
 pub use echo::Echo;
 pub use mail::{AccountMail, SendEmail};
+pub use runs::Run;
 pub use subscriptions::CheckRenewals;
 pub use upkeep::{Cleanup, Heartbeat, KeepPartitions};
 pub use usage::UsageRollup;
 pub use webhooks::{DeliverWebhook, ProcessWebhook};
-
-/// Makes a resumable run. The request is in the run's row: it may be larger than a payload.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Run {
-    /// Which run.
-    pub run_id: Uuid,
-}
-
-impl JobSpec for Run {
-    const NAME: &'static str = "run";
-    const QUEUE: &'static str = "runs";
-    const PRIORITY: Priority = Priority::High;
-    // Only for workers that die: what the engine does wrong ends the run, because its reader waits.
-    const MAX_ATTEMPTS: i16 = 3;
-    // Whoever enqueues one says how long it may take: the configuration decides.
-    const TIMEOUT: Duration = Duration::from_secs(3_600);
-}
 
 /// A kind that users may start with `POST /v1/jobs`.
 pub struct UserJob {

@@ -53,7 +53,7 @@ pub fn worker(context: &Context) -> Worker {
     let database = &context.database;
     let worker = Worker::new(database.pool().clone(), database.direct_options().clone(), settings);
     // Runs wait for their engine nearly all the time: they have slots of their own.
-    let worker = worker.queue(job_specs::Run::QUEUE, context.config.runs.concurrency);
+    let worker = worker.queue(job_specs::Run::QUEUE, context.config.run_concurrency);
     jobs::register(worker, context)
 }
 

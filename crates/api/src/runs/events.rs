@@ -44,12 +44,13 @@ use crate::{
 pub(super) async fn events(
     State(state): State<AppState>,
     reader: Reader,
-    Path(id): Path<Uuid>,
+    id: Result<Path<Uuid>>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let mut permit = StreamPermit::new(state.limiter.clone(), state.lifecycle.clone());
-    let (caller, ticket) = reader.admit(&state, id, &mut permit).await?;
+    let (caller, ticket) = reader.admit(&state, id.as_ref().ok().map(|Path(id)| *id), &mut permit).await?;
     caller.require_scope(SCOPE)?;
+    let Path(id) = id?;
     let from = last_event_id(&headers)?;
     let run = find(&state, &caller, id).await?;
     if from == Since::End && run.ended_at.is_some() {
@@ -110,7 +111,7 @@ impl Reader {
     async fn admit(
         self,
         state: &AppState,
-        run: Uuid,
+        run: Option<Uuid>,
         permit: &mut StreamPermit,
     ) -> Result<(Caller, Option<Ticket>)> {
         let admitted = match self {
@@ -137,10 +138,15 @@ impl Reader {
 }
 
 /// Who has this ticket. Whoever has a wrong one is charged to their address.
-async fn by_ticket(state: &AppState, run: Uuid, text: &str, who: &Anonymous) -> Result<(Caller, Ticket)> {
-    let holder = match Ticket::parse(text) {
+async fn by_ticket(
+    state: &AppState,
+    run: Option<Uuid>,
+    text: &str,
+    who: &Anonymous,
+) -> Result<(Caller, Ticket)> {
+    let holder = match run.zip(Ticket::parse(text)) {
         None => None,
-        Some(ticket) => {
+        Some((run, ticket)) => {
             let holder = state.runs.events.ticket(run, &ticket).await.map_err(redis_is_out)?;
             holder.map(|holder| (caller(holder, who), ticket))
         }

@@ -22,6 +22,10 @@ use crate::{AppState, admission::Caller, stream_permit::StreamPermit};
 /// How often the database is asked whether the credential still holds and the run still runs: with the heartbeat, but within
 /// these bounds.
 const LOOKS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// For so long Redis may be away before the database has the last word. A worker gives a run up after the same time.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How soon a read that failed is tried again.
+const PAUSE: Duration = Duration::from_millis(250);
 /// The id of the last event. Whoever has seen it has seen everything.
 const END: &str = "end";
 
@@ -61,6 +65,8 @@ pub(super) struct Viewer {
     live: Option<Receiver<Arc<Entry>>>,
     /// There may be entries that the hub does not send.
     is_behind: bool,
+    /// Since when they cannot be read.
+    blind_since: Option<Instant>,
     backlog: VecDeque<Entry>,
     /// The database says that the run has ended.
     ended: Option<Run>,
@@ -96,6 +102,7 @@ impl Viewer {
             seen,
             live: None,
             is_behind: true,
+            blind_since: None,
             backlog: VecDeque::new(),
             ended: None,
             is_over: false,
@@ -116,7 +123,13 @@ impl Viewer {
                     None => continue,
                 }
             }
-            let redis_is_out = self.is_behind && self.catch_up().await.is_err();
+            if self.is_behind {
+                match self.catch_up().await {
+                    Ok(()) => self.blind_since = None,
+                    Err(_) => drop(self.blind_since.get_or_insert_with(Instant::now)),
+                }
+            }
+            let redis_is_out = self.blind_since.is_some_and(|since| since.elapsed() >= PATIENCE);
             if !self.backlog.is_empty() {
                 continue;
             }
@@ -128,6 +141,7 @@ impl Viewer {
                     Ok(entry) => if let Some(frame) = self.show(&entry) { return Some(frame) },
                     Err(_) => self.is_behind = true,
                 },
+                () = tokio::time::sleep(PAUSE), if self.blind_since.is_some() => {}
                 () = tokio::time::sleep_until(self.look_at) => if let Some(frame) = self.look().await { return Some(frame) },
                 () = tokio::time::sleep_until(self.heartbeat_at) => return Some(self.heartbeat().await),
                 // It is taken up again on another replica, exactly where it ends here.

@@ -85,6 +85,8 @@ pub struct WorkerConfig {
     pub limits: LimitsConfig,
     /// Resumable runs.
     pub runs: RunsConfig,
+    /// Runs at a time in this process.
+    pub run_concurrency: usize,
     /// What documents are embedded with.
     pub embedding_model: String,
     /// What the clean-up keeps.
@@ -154,6 +156,7 @@ impl WorkerConfig {
         let ai = AiConfig::read(r);
         let limits = LimitsConfig::read(r);
         let runs = RunsConfig::read(r);
+        let run_concurrency = r.number("RUN_CONCURRENCY", 1, 1_000);
         let embedding_model = r.with("EMBEDDING_MODEL", model_name);
         let retention = RetentionConfig::read(r);
         let from = r.get::<String>("MAIL_FROM");
@@ -168,6 +171,7 @@ impl WorkerConfig {
             ai: ai?,
             limits: limits?,
             runs: runs?,
+            run_concurrency: run_concurrency? as usize,
             embedding_model: embedding_model?,
             retention: retention?,
             mail: MailConfig { from: from?, resend_api_key, app_url },

@@ -12,15 +12,12 @@ pub struct RunsConfig {
     pub stream_events: u64,
     /// For so long after the last one.
     pub stream_ttl: Duration,
-    /// Runs at a time in one worker.
-    pub concurrency: usize,
 }
 
 impl RunsConfig {
     pub(super) fn read(r: &mut Reader<'_>) -> Option<Self> {
         let events = r.number("RUN_STREAM_EVENTS", 10, 1_000_000);
         let ttl = r.duration("RUN_STREAM_TTL", S(1), S(30 * DAY));
-        let concurrency = r.number("RUN_CONCURRENCY", 1, 1_000);
-        Some(Self { stream_events: events?, stream_ttl: ttl?, concurrency: concurrency? as usize })
+        Some(Self { stream_events: events?, stream_ttl: ttl? })
     }
 }

@@ -49,7 +49,7 @@ pub async fn run(context: Context, attempt: JobContext, job: Run) -> Result<(), 
     };
     let end = match outcome {
         Some(Ok(())) => End { state: "completed", outcome: "ok", ..End::default() },
-        Some(Err(problem)) => failed(&problem),
+        Some(Err(problem)) => failed(&problem, &generation.engine()),
         None if is_stopped(&context, &attempt).await => {
             End { state: "stopped", outcome: "client_abort", ..End::default() }
         }
@@ -96,11 +96,11 @@ async fn is_stopped(context: &Context, attempt: &JobContext) -> bool {
     job.ok().flatten().is_some_and(|job| job.cancel_requested)
 }
 
-fn failed(problem: &Problem) -> End {
+fn failed(problem: &Problem, engine: &str) -> End {
     let (code, message, outcome) = match problem {
         Problem::Engine(fault) => {
-            fault.record();
-            tracing::warn!(fault = %fault.code(), cause = fault.cause(), "the engine failed a run");
+            fault.record(engine);
+            tracing::warn!(engine, fault = %fault.code(), cause = fault.cause(), "the engine failed a run");
             let outcome = if matches!(fault, Fault::Timeout(_)) { "timeout" } else { "engine_error" };
             (fault.code().into_owned(), fault.message().into_owned(), outcome)
         }

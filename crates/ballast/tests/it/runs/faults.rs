@@ -125,7 +125,9 @@ async fn old_runs_are_deleted_and_lost_ones_ended_by_the_clean_up() {
         .unwrap();
     sqlx::query("delete from job where kind = 'run'").execute(pool).await.unwrap();
     let mut c = pool.acquire().await.unwrap();
-    jobs::enqueue_raw(&mut c, "cleanup", serde_json::json!({}), jobs::EnqueueOptions::default()).await.unwrap();
+    jobs::enqueue_raw(&mut c, "cleanup", serde_json::json!({}), jobs::EnqueueOptions::default())
+        .await
+        .unwrap();
     app.run_pending_jobs().await;
     user.get(&old).await.problem(404, "not_found");
     let ended: String = sqlx::query_scalar("select state from run").fetch_one(pool).await.unwrap();

@@ -76,13 +76,14 @@ async fn start(user: &Persona, text: &str) -> String {
 async fn open(who: &Persona, path: &str, after: Option<&str>) -> Response {
     let request = who.request(Method::GET, &format!("{path}/events"));
     let request = after.iter().fold(request, |request, id| request.header("last-event-id", *id));
-    request.send().await.unwrap()
+    // Of a stream, the client's own limit knows nothing.
+    request.timeout(S(120)).send().await.unwrap()
 }
 
 /// Reads to the end of the stream.
 async fn rest(response: Response) -> Vec<Event> {
     assert_eq!(response.status(), 200);
-    parse(&tokio::time::timeout(S(60), response.text()).await.expect("the stream ends").unwrap())
+    parse(&tokio::time::timeout(S(100), response.text()).await.expect("the stream ends").unwrap())
 }
 
 async fn read(who: &Persona, path: &str, after: Option<&str>) -> Vec<Event> {

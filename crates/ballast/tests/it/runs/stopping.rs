@@ -36,6 +36,8 @@ async fn a_run_is_stopped_within_a_second_and_so_is_the_engines_request() {
 async fn a_run_that_waits_is_stopped_at_once_and_costs_nothing() {
     let app = TestApp::start().await;
     let user = app.user().await;
+    // The mail to a new user is a job too.
+    app.run_pending_jobs().await;
     let path = start(&user, "Hello!").await;
     assert_eq!(user.delete(&path).await.expect(200).json()["state"], "stopped");
     let events = read(&user, &path, None).await;

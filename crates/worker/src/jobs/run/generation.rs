@@ -188,6 +188,11 @@ impl<'a> Generation<'a> {
         Ok(())
     }
 
+    /// Which engine was asked.
+    pub(super) fn engine(&self) -> String {
+        self.asked.name().map_or_else(|| "none".to_owned(), |name| name.to_string())
+    }
+
     /// Adds to an end what was used, as far as anybody knows.
     pub(super) fn account(&self, mut end: End, begun: &Begun, started: Instant) -> End {
         end.engine = self.asked.name().map(|name| name.to_string());
