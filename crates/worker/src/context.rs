@@ -53,17 +53,8 @@ impl Context {
         let sealing = Arc::new(sealing.expect("the configuration has one key at least, of 32 bytes"));
         let webhooks = webhooks::Client::new(webhooks::Rules::of(config.runtime.environment));
         let webhooks = webhooks.expect("TLS can be set up, as it was for the other client");
-        Self {
-            database,
-            config: Arc::new(config),
-            http,
-            engines,
-            run_events,
-            limiter,
-            mailer,
-            webhooks,
-            sealing,
-        }
+        let config = Arc::new(config);
+        Self { database, config, http, engines, run_events, limiter, mailer, webhooks, sealing }
     }
 
     /// Decrypts a secret that was sealed for this row and user.

@@ -83,10 +83,10 @@ pub struct WorkerConfig {
     pub ai: AiConfig,
     /// Rate limits, for what runs hold of them.
     pub limits: LimitsConfig,
-    /// Resumable runs.
-    pub runs: RunsConfig,
     /// Runs at a time in this process.
     pub run_concurrency: usize,
+    /// Resumable runs.
+    pub runs: RunsConfig,
     /// What documents are embedded with.
     pub embedding_model: String,
     /// What the clean-up keeps.
@@ -155,8 +155,8 @@ impl WorkerConfig {
         let queue = QueueConfig::read(r);
         let ai = AiConfig::read(r);
         let limits = LimitsConfig::read(r);
-        let runs = RunsConfig::read(r);
         let run_concurrency = r.number("RUN_CONCURRENCY", 1, 1_000);
+        let runs = RunsConfig::read(r);
         let embedding_model = r.with("EMBEDDING_MODEL", model_name);
         let retention = RetentionConfig::read(r);
         let from = r.get::<String>("MAIL_FROM");
@@ -170,8 +170,8 @@ impl WorkerConfig {
             queue: queue?,
             ai: ai?,
             limits: limits?,
-            runs: runs?,
             run_concurrency: run_concurrency? as usize,
+            runs: runs?,
             embedding_model: embedding_model?,
             retention: retention?,
             mail: MailConfig { from: from?, resend_api_key, app_url },

@@ -25,10 +25,10 @@ const BATCH: i64 = 5_000;
 /// How many rows went.
 #[derive(Debug, Serialize)]
 pub struct Deleted {
+    runs: u64,
     sessions: u64,
     one_time_tokens: u64,
     webhooks: u64,
-    runs: u64,
     audit_log: u64,
     usage_events: u64,
     queue: u64,
@@ -60,8 +60,8 @@ pub async fn run(context: Context, attempt: JobContext, _: Cleanup) -> Result<De
     let usage_events =
         usage_events(&context, &attempt, ago(now, context.config.retention.usage_events)).await?;
     let queue = database.call("jobs.prune", async |c| Ok::<_, JobError>(jobs::prune(c).await?)).await?;
-    tracing::info!(sessions, one_time_tokens, webhooks, runs, audit_log, usage_events, queue, "cleaned up");
-    Ok(Deleted { sessions, one_time_tokens, webhooks, runs, audit_log, usage_events, queue })
+    tracing::info!(runs, sessions, one_time_tokens, webhooks, audit_log, usage_events, queue, "cleaned up");
+    Ok(Deleted { runs, sessions, one_time_tokens, webhooks, audit_log, usage_events, queue })
 }
 
 async fn audit_log(context: &Context, attempt: &JobContext, before: DateTime<Utc>) -> Result<u64, JobError> {

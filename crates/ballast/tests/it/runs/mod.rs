@@ -82,8 +82,10 @@ async fn open(who: &Persona, path: &str, after: Option<&str>) -> Response {
 
 /// Reads to the end of the stream.
 async fn rest(response: Response) -> Vec<Event> {
-    assert_eq!(response.status(), 200);
-    parse(&tokio::time::timeout(S(100), response.text()).await.expect("the stream ends").unwrap())
+    let status = response.status();
+    let text = tokio::time::timeout(S(100), response.text()).await.expect("the stream ends").unwrap();
+    assert_eq!(status, 200, "{text}");
+    parse(&text)
 }
 
 async fn read(who: &Persona, path: &str, after: Option<&str>) -> Vec<Event> {

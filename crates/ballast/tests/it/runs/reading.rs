@@ -103,7 +103,7 @@ async fn a_viewer_that_takes_nothing_holds_nobody_up_and_misses_nothing() {
     let app = TestApp::start().await;
     let user = app.user().await;
     // Far more than the sockets between, and than the hub keeps for anybody.
-    let path = start(&user, "[[sim tokens=20000]]").await;
+    let path = start(&user, "[[sim tokens=8000]]").await;
     let vars = [("RUN_STREAM_EVENTS", "100000")];
     let slow_app = app.replica_with(&vars);
     let slow = open(&user, &path, None).await;
