@@ -53,7 +53,8 @@ pub(super) async fn create(
     pending: Pending,
     request: Request,
 ) -> Result<impl IntoResponse> {
-    let accepted = handover::accept(&state.ai, pending, request).await?;
+    // Boxed, because it is large.
+    let accepted = Box::pin(handover::accept(&state.ai, pending, request)).await?;
     let caller = accepted.caller.clone();
     let id = Uuid::now_v7();
     // Readers know a stream by its first entry. Should the transaction fail, it is gone in a while.

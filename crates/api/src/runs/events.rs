@@ -148,7 +148,7 @@ async fn by_ticket(
         None => None,
         Some((run, ticket)) => {
             let holder = state.runs.events.ticket(run, &ticket).await.map_err(redis_is_out)?;
-            holder.map(|holder| (caller(holder, who), ticket))
+            holder.map(|holder| (caller(&holder, who), ticket))
         }
     };
     if let Some((caller, ticket)) = holder
@@ -162,7 +162,7 @@ async fn by_ticket(
     Err(Error::unauthorized("invalid_ticket", detail))
 }
 
-fn caller(holder: Holder, who: &Anonymous) -> Caller {
+fn caller(holder: &Holder, who: &Anonymous) -> Caller {
     Caller {
         user_id: holder.user_id,
         session_id: holder.session_id,
