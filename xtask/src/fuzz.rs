@@ -45,7 +45,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         ensure!(!targets.is_empty(), "there is no target `{name}`; --list names them");
     }
     if args.list {
-        targets.iter().for_each(|target| ui::print(target));
+        for target in &targets {
+            ui::print(target);
+        }
         return Ok(ExitCode::SUCCESS);
     }
     interrupts::listen(false)?;

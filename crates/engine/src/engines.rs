@@ -150,7 +150,7 @@ impl Engines {
         if !engine.breaker.is_open() {
             return true;
         }
-        let well = matches!(timeout(probe, engine.check()).await, Ok(Ok(())));
+        let well = matches!(timeout(probe, Box::pin(engine.check())).await, Ok(Ok(())));
         if !well {
             engine.breaker.failure();
         }

@@ -195,10 +195,10 @@ async fn the_sums_by_hour_are_those_of_the_raw_rows_whoever_adds_them_up_and_whe
 async fn single_requests_are_forgotten_after_90_days_and_their_sums_are_kept() {
     let mut bench = Bench::new().await;
     let user = Uuid::new_v4();
-    let ago =
-        |days: i64| UsageEvent { occurred_at: Utc::now() - TimeDelta::days(days), ..event(user, "ok", 10) };
+    let now = runtime::Clock::system().now();
+    let ago = |days: i64| UsageEvent { occurred_at: now - TimeDelta::days(days), ..event(user, "ok", 10) };
     db::usage::insert(&mut bench.conn, &[ago(91), ago(100), ago(89)]).await.unwrap();
-    let since = Utc::now() - TimeDelta::days(366);
+    let since = now - TimeDelta::days(366);
     let before = db::usage::by_day(&mut bench.conn, user, since).await.unwrap();
     let job = bench.run(Cleanup {}).await;
     assert_eq!(job.result.unwrap()["usage_events"], 0, "what is not yet counted stays");

@@ -42,7 +42,7 @@ pub(super) fn check(compose: &Compose, ui: &Ui) -> Result<()> {
     let tag = format!("{}-rebuilt", compose.project());
     build.args(["build", "--progress=plain", "--tag", &tag, "--build-arg"]);
     build.arg(format!("PROFILE={}", compose.profile())).arg(&context.0);
-    let out = output_within(&mut build.env("DOCKER_BUILDKIT", "1"), PATIENCE)?;
+    let out = output_within(build.env("DOCKER_BUILDKIT", "1"), PATIENCE)?;
     let took = started.elapsed();
     let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     let _ = compose.docker(&["image", "rm", &tag]);

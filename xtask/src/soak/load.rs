@@ -238,12 +238,11 @@ impl Tally {
         let key = [("x-api-key", demo.api_key.as_str())];
         let Some(answer) = self.ask("POST", "/v1/jobs", &key, &body, 202) else { return };
         let id = string_field(&answer.body, "id").and_then(|id| id.parse().ok());
-        match id.or_else(|| http::max_number_field(&answer.body, "id")) {
-            Some(id) => self.jobs.lock().expect("no thread panicked").push(id),
-            None => {
-                let said = format!("no id: {}", answer.body);
-                self.count("POST /v1/jobs", Instant::now(), Verdict::Wrong(said));
-            }
+        if let Some(id) = id.or_else(|| http::max_number_field(&answer.body, "id")) {
+            self.jobs.lock().expect("no thread panicked").push(id);
+        } else {
+            let said = format!("no id: {}", answer.body);
+            self.count("POST /v1/jobs", Instant::now(), Verdict::Wrong(said));
         }
     }
 }

@@ -113,7 +113,7 @@ impl InFlight {
     }
 
     /// The cache answered, so the engine charges nothing.
-    pub(super) fn from_cache(&mut self) {
+    pub(super) fn answered_from_cache(&mut self) {
         self.cached = true;
         self.usage = Some(Usage { prompt: 0, completion: 0 });
     }

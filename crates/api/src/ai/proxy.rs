@@ -58,7 +58,8 @@ pub(super) async fn forward<'a>(
     };
     let plan = ai.inner.cache.plan(wish, protocol, &call, &parts.headers, request.user_id());
     let engines = ai.inner.engines.clone();
-    let answering = async move { engines.call(to_engine, want).await };
+    // Boxed, because it is large and passes through many hands.
+    let answering = Box::pin(async move { engines.call(to_engine, want).await });
     let (mut response, cached) = if want == Want::Stream {
         let response = streamed(ai, protocol, call.strip_usage, request, answering).await?;
         (response, plan.unused())
@@ -173,7 +174,7 @@ async fn whole(
     match answer {
         Ok((Answer::Whole { content_type, body }, cached)) => {
             if matches!(cached, Status::Hit { .. }) {
-                request.from_cache();
+                request.answered_from_cache();
             } else if let Some(usage) = Report::parse(&body).ok().and_then(|report| report.usage()) {
                 request.report(usage);
             }

@@ -33,12 +33,13 @@ struct SubscriptionView {
 }
 
 /// Your subscription: of several, one that is active.
-#[utoipa::path(get, path = "/v1/subscription", tag = "subscription", security(("bearer" = []), ("api_key" = [])),
+#[utoipa::path(get, path = "/v1/subscription", tag = "subscription", security(("bearer" = [])),
     responses((status = 200, body = CurrentSubscription), (status = 403, body = Problem)))]
 pub(super) async fn subscription(
     State(state): State<AppState>,
     caller: Caller,
 ) -> Result<Json<CurrentSubscription>> {
+    caller.require_session()?;
     let find = async |c: &mut db::PgConnection| db::subscriptions::of_user(c, caller.user_id).await;
     let found = state.database.call("subscriptions.of_user", find).await?;
     let subscription = found.map(|s| SubscriptionView {

@@ -10,9 +10,8 @@ use crate::support::{Persona, TestApp, eventually};
 
 /// Paragraphs that say their number: 40 of them make more than one request to the engine.
 fn text(paragraphs: usize) -> String {
-    (0..paragraphs)
-        .map(|n| format!("Paragraph {n}. {}\n\n", "It has something to say. ".repeat(50)))
-        .collect()
+    let paragraph = |n| format!("Paragraph {n}. {}\n\n", "It has something to say. ".repeat(50));
+    (0..paragraphs).map(paragraph).collect::<Vec<_>>().concat()
 }
 
 async fn hand_in(user: &Persona, content: &str) -> Value {

@@ -17,8 +17,10 @@ async fn id_of(user: &Persona) -> Uuid {
 }
 
 fn event(kind: &str, created: i64, object: Value) -> Value {
-    json!({ "id": format!("evt_{}", Uuid::new_v4().simple()), "object": "event", "type": kind, "created": created,
-            "data": { "object": object } })
+    let id = format!("evt_{}", Uuid::new_v4().simple());
+    let mut event = json!({ "id": id, "object": "event", "type": kind, "created": created, "data": {} });
+    event["data"]["object"] = object;
+    event
 }
 
 fn subscription(id: &str, user: Uuid, status: &str, period_end: i64) -> Value {

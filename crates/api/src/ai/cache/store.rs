@@ -79,7 +79,9 @@ impl Entry {
         let mut script = FIND.prepare_invoke();
         script.key(&self.place).key(&self.lead);
         script.arg(self.digest.as_ref()).arg(&self.token).arg(LEASE.as_millis() as u64);
-        let answer = self.redis.call_hot(async |c| script.invoke_async::<Vec<Value>>(c).await).await?;
+        // Boxed, as below: a call to Redis is large, and every request would carry it.
+        let answer =
+            Box::pin(self.redis.call_hot(async |c| script.invoke_async::<Vec<Value>>(c).await)).await?;
         Ok(read(answer).unwrap_or(Found::Alone))
     }
 
@@ -97,7 +99,7 @@ impl Entry {
         if let Word::Keep(body) = word {
             script.arg(self.digest.as_ref()).arg(body.as_ref());
         }
-        let said = self.redis.call_hot(async |c| script.invoke_async::<i64>(c).await).await;
+        let said = Box::pin(self.redis.call_hot(async |c| script.invoke_async::<i64>(c).await)).await;
         if let Err(error) = said {
             tracing::debug!(%error, word = name, "the cache was not told");
         }

@@ -179,9 +179,9 @@ async fn no_secret_leaves_through_logs_errors_traces_dumps_or_answers_whatever_i
         set("SENTRY_DSN", &format!("http://{sentry_key}@{}/1", collector.address)),
         set("SENTRY_TRACES_SAMPLE_RATE", "1.0"),
         set("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{}", collector.address)),
-        set("DATABASE_ACQUIRE_TIMEOUT", "500ms"),
-        set("DATABASE_STATEMENT_TIMEOUT", "1s"),
-        set("DATABASE_CALL_DEADLINE", "1s"),
+        set("DATABASE_ACQUIRE_TIMEOUT", "2s"),
+        set("DATABASE_STATEMENT_TIMEOUT", "2s"),
+        set("DATABASE_CALL_DEADLINE", "2s"),
         set("SHUTDOWN_DELAY", "0s"),
         set("SHUTDOWN_BUDGET", "10s"),
     ]);

@@ -138,8 +138,8 @@ fn wrong_values(operation: &Operation, example: &Value) -> Vec<Case> {
         // A credential with a NUL is only a wrong credential.
         all.push(case(format!("NUL in {at}"), nul.to_string(), closed && !operation.is_public()));
         all.push(case(
-            format!("100 KiB in {at}"),
-            with(example, &at, "x".repeat(100 << 10)).to_string(),
+            format!("250 KiB in {at}"),
+            with(example, &at, "x".repeat(250 << 10)).to_string(),
             closed,
         ));
         for odd in [

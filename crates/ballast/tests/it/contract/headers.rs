@@ -115,7 +115,9 @@ async fn every_answer_of_every_route_has_its_headers_and_errors_their_format() {
 async fn answers_without_the_database_have_their_headers_too() {
     let database = TestDatabase::create().await;
     let (postgres, url) = FaultProxy::in_front_of(database.url()).await;
-    let app = TestApp::with(&[&ROOMY[..], &[("DATABASE_URL", &url)]].concat()).await;
+    let app =
+        TestApp::with(&[&ROOMY[..], &[("DATABASE_URL", &url), ("DATABASE_ACQUIRE_TIMEOUT", "2s")]].concat())
+            .await;
     let (user, anonymous) = (app.user().await, app.anonymous());
     let world = World { admin: user.clone(), leaver: user.clone(), app, user, anonymous };
     postgres.set(Mode::Refuse);

@@ -20,7 +20,7 @@ fn libfaketime() -> Option<String> {
     ];
     let found = places.into_iter().find(|place| Path::new(place).exists());
     if found.is_none() {
-        println!("skipped: libfaketime is not installed (Debian: apt-get install faketime)");
+        eprintln!("skipped: libfaketime is not installed (Debian: apt-get install faketime)");
     }
     found
 }

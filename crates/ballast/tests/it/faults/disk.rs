@@ -55,7 +55,7 @@ impl TinyDisk {
         match mount(dir.path()) {
             Ok(output) if output.status.success() => Some(Self(dir)),
             _ => {
-                println!("skipped: no tmpfs can be mounted here (only root can)");
+                eprintln!("skipped: no tmpfs can be mounted here (only root can)");
                 None
             }
         }

@@ -25,7 +25,7 @@ const PER_SECOND: u32 = 15;
 /// Asserts that every request was answered, with 200 or 503, none later than it may take.
 fn all_ended(what: &str, load: &Samples) {
     let statuses = load.statuses();
-    println!("{what}: {statuses:?}, the longest {:?}", load.percentile(100));
+    eprintln!("{what}: {statuses:?}, the longest {:?}", load.percentile(100));
     assert!(statuses.keys().all(|status| [200, 503].contains(status)), "{what}: {statuses:?}");
     assert!(statuses.contains_key(&503), "{what}: it was not noticed: {statuses:?}");
     assert!(load.percentile(100) < LONGEST, "{what}: {:?}", load.percentile(100));
@@ -55,7 +55,7 @@ async fn recovered(stand: &mut Stand, what: &str, since: Instant) {
     })
     .await;
     let took = since.elapsed();
-    println!("{what}: well again after {took:?}");
+    eprintln!("{what}: well again after {took:?}");
     assert!(took < S(if in_full() { 10 } else { 25 }), "{what}: well again only after {took:?}");
     stand.until("/readyz", 200, S(20)).await;
     assert!(stand.api.is_running(), "{}", stand.api.output());

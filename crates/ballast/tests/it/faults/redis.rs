@@ -35,11 +35,11 @@ async fn until_decided_by(stand: &Stand, source: &str, patience: Duration) -> Du
 /// Asserts what must hold whatever Redis does: nobody is refused, and the waits are short.
 fn nobody_noticed(what: &str, load: &Samples, fault: Instant, end: Instant) {
     assert_eq!(load.statuses().keys().copied().collect::<Vec<_>>(), [200], "{what}: {:?}", load.statuses());
-    let before = load.between(fault - S(2), fault).percentile(99);
+    let before = load.between(fault.checked_sub(S(2)).unwrap(), fault).percentile(99);
     let first = load.between(fault, fault + S(1)).percentile(99);
     let later = load.between(fault + MS(1_500), end).percentile(99);
     let median = load.between(fault + MS(1_500), end).percentile(50);
-    println!(
+    eprintln!(
         "{what}, {} requests: p99 before {before:?}, in the first second {first:?}, later {later:?} (p50 {median:?})",
         load.len()
     );
@@ -76,7 +76,7 @@ async fn a_redis_that_is_killed_under_load_is_not_noticed_and_counts_again_soon_
     redis.start_again(&[]);
     redis.answers().await;
     let back = until_decided_by(&stand, "redis", S(15)).await;
-    println!("local limits after {local:?}, Redis counts {back:?} after it answers");
+    eprintln!("local limits after {local:?}, Redis counts {back:?} after it answers");
     assert!(local < bound(1_000, 5_000), "{local:?}");
     assert!(back < bound(5_000, 15_000), "{back:?}");
     nobody_noticed("Redis killed", &load.end().await, killed, started);
@@ -104,7 +104,7 @@ async fn a_redis_that_is_paused_under_load_is_not_waited_for_and_counts_again_so
     let continued = Instant::now();
     redis.signal(Signal::SIGCONT);
     let back = until_decided_by(&stand, "redis", S(15)).await;
-    println!("at most {waiting} calls waited for Redis at a time; it counts {back:?} after it goes on");
+    eprintln!("at most {waiting} calls waited for Redis at a time; it counts {back:?} after it goes on");
     // A probe of the breaker, and another one of the health check.
     assert!(waiting <= 4.0, "{waiting} calls wait for a Redis that is known to be out");
     assert!(back < bound(10_000, 15_000), "{back:?}");

@@ -27,7 +27,8 @@ impl RedisServer {
 
     /// With these environment variables.
     pub(super) async fn start_with(vars: &[(&str, &str)]) -> Self {
-        let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let vars: Vec<_> =
+            vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let (port, dir) = (free_port(), TempDir::new().unwrap());
         let child = spawn(port, &dir, &vars, &[]);
         let server = Self { child, port, dir, vars };
@@ -77,7 +78,7 @@ impl Drop for RedisServer {
     }
 }
 
-fn spawn(port: u16, dir: &TempDir, vars: &Vec<(String, String)>, settings: &[&str]) -> Child {
+fn spawn(port: u16, dir: &TempDir, vars: &[(String, String)], settings: &[&str]) -> Child {
     let data = dir.path().join("data");
     std::fs::create_dir_all(&data).unwrap();
     let programs = ["redis-server", "valkey-server"].iter();

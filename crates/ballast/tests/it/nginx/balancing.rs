@@ -16,7 +16,12 @@ use crate::support::{Deployment, PASSWORD, eventually, free_port, ready};
 async fn behind_nginx_the_death_of_a_replica_fails_no_get_and_it_is_used_again_when_it_is_back() {
     let deployment = Deployment::new().await;
     let (one, two) = (free_port(), free_port());
-    let roomy = [("RATE_LIMIT_GLOBAL", "1000000/1m"), ("TRUSTED_PROXY", "127.0.0.1/32")];
+    let roomy = [
+        ("RATE_LIMIT_GLOBAL", "1000000/1m"),
+        ("TRUSTED_PROXY", "127.0.0.1/32"),
+        // Ten ask at a time, and there are five connections.
+        ("DATABASE_ACQUIRE_TIMEOUT", "20s"),
+    ];
     let start = |port| deployment.start("api", port, &roomy);
     let (_first, mut second) = (start(one), start(two));
     tokio::join!(ready(one), ready(two));

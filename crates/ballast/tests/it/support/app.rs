@@ -57,6 +57,8 @@ impl TestApp {
             ("REDIS_URL", &redis.url),
             ("REDIS_KEY_PREFIX", &redis.prefix),
             ("DATABASE_POOL_SIZE", "5"),
+            // A machine that also builds takes its time to connect.
+            ("DATABASE_ACQUIRE_TIMEOUT", "10s"),
             ("ENGINE_URL", &format!("{}/v1", engine.url())),
             ("HOST", "127.0.0.1"),
             ("SHUTDOWN_BUDGET", "10s"),

@@ -103,7 +103,7 @@ impl<'a> Generation<'a> {
             };
             let mut events = Vec::new();
             let mut collect = |event: sse::Event<'_>| {
-                events.extend(event.data().filter(|data| !data.is_empty()).map(|data| data.into_owned()));
+                events.extend(event.data().filter(|data| !data.is_empty()).map(std::borrow::Cow::into_owned));
                 Verdict::Drop
             };
             let has_ended = frame.is_none();
