@@ -50,7 +50,7 @@ pub async fn emit(
     Ok(deliveries.len())
 }
 
-/// Sends a [`PING`] to one endpoint of the user; gives the delivery's id, or `None` when there is no such endpoint.
+/// Sends a `ping` event to one endpoint of the user; gives the delivery's id, or `None` when there is no such endpoint.
 pub async fn ping(
     c: &mut PgConnection,
     user_id: Uuid,

@@ -1,7 +1,7 @@
 //! The contract: the OpenAPI document, made from the handlers' own descriptions.
 //!
 //! A handler's `#[utoipa::path]` says what is its own: what it does, its body with an example, its answers. What every route
-//! of its sort answers as well, because a layer or an extractor does, is added here, in [`answers`], once. The document is the
+//! of its sort answers as well, because a layer or an extractor does, is added here, in `answers`, once. The document is the
 //! same whatever the configuration; `docs/openapi.json` is a copy of it, and a test says when that is out of date.
 
 mod answers;
