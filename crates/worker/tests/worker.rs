@@ -237,7 +237,7 @@ async fn keeping_partitions_and_cleaning_up_run_and_report() {
     assert_eq!(
         job.result,
         Some(
-            json!({"sessions": 0, "one_time_tokens": 0, "webhooks": 0, "audit_log": 0, "usage_events": 0, "queue": 0})
+            json!({"sessions": 0, "one_time_tokens": 0, "webhooks": 0, "runs": 0, "audit_log": 0, "usage_events": 0, "queue": 0})
         ),
         "{:?}",
         job.errors
