@@ -150,7 +150,7 @@ fn content_length(head: &str) -> Option<usize> {
 }
 
 /// What a process and its threads have taken so far, in the program and in the kernel.
-fn cpu(pid: u32) -> Result<Duration> {
+pub(super) fn cpu(pid: u32) -> Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let stat = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let ticks = fields(&stat).and_then(|fields| Some(fields.get(11)? + fields.get(12)?));

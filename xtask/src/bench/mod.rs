@@ -8,6 +8,7 @@ mod nginx;
 mod proxy;
 mod relay;
 mod stand;
+mod streams;
 
 use std::process::ExitCode;
 
@@ -18,8 +19,8 @@ const EXAMPLES: &str = "\
 Examples:
   cargo xtask bench api                    CPU per request, beside nginx
   cargo xtask bench api --requests 200000 --connections 10
-  cargo xtask bench proxy                  what the API adds to the first token
-  cargo xtask bench proxy --requests 2000
+  cargo xtask bench proxy                  streams through the API, beside nginx and the engine itself
+  cargo xtask bench proxy --idle 9000 --only idle
   cargo xtask bench cache                  an answer of the cache, beside one of the engine
   cargo xtask bench relay                  an event stream's chunk: processor time and allocations
   cargo xtask bench jobs                   the queue beside graphile_worker
@@ -36,7 +37,8 @@ pub(crate) struct Args {
 enum What {
     /// CPU per request of the API without and with authentication, limits and log, beside nginx with a fixed answer
     Api(api::Args),
-    /// Time to first token through the API, beside a direct connection to the engine; memory of the idle API
+    /// Event streams through the API, beside nginx without buffering and a direct connection: time to the first token, memory of
+    /// idle streams, CPU per event, events per second
     Proxy(proxy::Args),
     /// Time of a whole answer from the cache, beside the engine's
     Cache(cache::Args),

@@ -68,6 +68,10 @@ impl Stand {
             ("RATE_LIMIT_AI_REQUESTS", "1000000/1m"),
             ("RATE_LIMIT_AI_TOKENS", "1000000000/1m"),
             ("RATE_LIMIT_AI_TOKENS_DAILY", "1000000000/1d"),
+            ("AI_CONCURRENT_STREAMS", "100000"),
+            // Idle streams are to stay.
+            ("ENGINE_IDLE_TIMEOUT", "10m"),
+            ("ENGINE_STREAM_TIMEOUT", "15m"),
         ];
         let command = |arguments: &[&str]| {
             let mut command = Command::new(&binary);
