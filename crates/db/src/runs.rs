@@ -190,7 +190,7 @@ pub async fn end(c: &mut PgConnection, id: Uuid, end: &End) -> Result<Option<End
     let row = sqlx::query!(
         r#"update run set state = $2, error_code = $3, error_message = $4, ended_at = now(), request = null,
                prompt_tokens = coalesce($5, case when attempts > 0 then prompt_estimate else 0 end),
-               completion_tokens = coalesce($6, 0), estimated = $7
+               completion_tokens = coalesce($6::bigint, 0), estimated = $7
            where id = $1 and ended_at is null
            returning user_id, api_key_id, request_id, model, held, attempts, prompt_tokens as "prompt!",
                      completion_tokens as "completion!", ended_at as "ended_at!""#,
