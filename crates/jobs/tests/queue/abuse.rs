@@ -93,8 +93,9 @@ async fn a_million_waiting_jobs_slow_no_claim_down() {
     let (many_p99, many_read) = one_by_one(&bench).await;
     println!("claim and acknowledgement, p99: {few_p99:?} of 2000, {many_p99:?} of {many}");
     println!("entries of the index read for a job: {few_read} of 2000, {many_read} of {many}");
-    // The overview, once for each worker that starts, counts up to 10 000 of them three times.
-    assert!(many_read < few_read + 100, "{few_read} and {many_read} entries for a job");
+    // The overview, once for each worker that starts and then once a second, counts up to 10 000 of them three times: a hundred
+    // or two for a job. Claims that walk the backlog would read all of it.
+    assert!(many_read < few_read + 1_000, "{few_read} and {many_read} entries for a job");
     let patience = if in_full() { few_p99 * 2 + MS(5) } else { few_p99 * 10 + MS(200) };
     assert!(many_p99 < patience, "{few_p99:?} and {many_p99:?}");
 }
