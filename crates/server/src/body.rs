@@ -29,13 +29,13 @@ pub struct RequestBody {
     /// From the first time that somebody waited for it.
     started: Option<Instant>,
     received: u64,
-    complete: bool,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl RequestBody {
     pub(crate) fn new(inner: Incoming, timeout: Duration, activity: Arc<Activity>) -> Self {
-        Self { inner, activity, timeout, started: None, received: 0, complete: false, timer: None }
+        activity.is_read(inner.is_end_stream());
+        Self { inner, activity, timeout, started: None, received: 0, timer: None }
     }
 
     /// When to give up waiting for what comes next.
@@ -43,14 +43,6 @@ impl RequestBody {
         let now = Instant::now();
         let whole = *self.started.get_or_insert(now) + self.timeout;
         (now + self.timeout).min(whole + Duration::from_millis(self.received * 1_000 / LEAST_RATE))
-    }
-}
-
-impl Drop for RequestBody {
-    fn drop(&mut self) {
-        if !self.complete && !self.inner.is_end_stream() {
-            self.activity.left_unread();
-        }
     }
 }
 
@@ -63,12 +55,11 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let frame = Pin::new(&mut self.inner).poll_frame(cx);
-        match &frame {
-            Poll::Ready(Some(Ok(frame))) => {
-                self.received += frame.data_ref().map_or(0, |data| data.len() as u64);
-            }
-            Poll::Ready(None) => self.complete = true,
-            _ => {}
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            self.received += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        if matches!(frame, Poll::Ready(None)) || self.inner.is_end_stream() {
+            self.activity.is_read(true);
         }
         let deadline = self.deadline();
         if let Poll::Ready(frame) = frame {

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use config::HttpConfig;
 use futures_util::task::AtomicWaker;
 use tokio::{
@@ -27,8 +27,10 @@ use crate::refusal;
 pub(crate) struct Activity {
     started: AtomicUsize,
     ended: AtomicUsize,
-    /// Part of a request's body was not taken from the socket.
+    /// Part of the request's body was not taken from the socket.
     unread: AtomicBool,
+    /// The client takes nothing, and what was written last waits.
+    stalled: AtomicBool,
     /// The connection is to be closed as soon as nothing is being asked on it.
     evicted: AtomicBool,
     /// Wakes the read that found nothing while a request was under way: from now on it is timed.
@@ -45,8 +47,14 @@ impl Activity {
         self.reader.wake();
     }
 
-    pub(crate) fn left_unread(&self) {
-        self.unread.store(true, Ordering::Relaxed);
+    /// Whether all of the request was taken from the socket.
+    pub(crate) fn is_read(&self, whole: bool) {
+        self.unread.store(!whole, Ordering::Relaxed);
+    }
+
+    /// Nothing of the request is left to be read, and nothing of earlier answers to be written.
+    pub(crate) fn is_between(&self) -> bool {
+        !self.unread.load(Ordering::Relaxed) && !self.stalled.load(Ordering::Relaxed)
     }
 
     /// Closes the connection unless a request is under way. False when one is, or when this was said before.
@@ -73,8 +81,11 @@ enum Wait {
     Head(usize),
 }
 
+#[derive(Debug)]
 pub(crate) struct TimedIo {
     stream: TcpStream,
+    /// What was read and is still to be looked at.
+    ahead: Bytes,
     activity: Arc<Activity>,
     wait: Wait,
     read_timer: Pin<Box<Sleep>>,
@@ -97,6 +108,7 @@ impl TimedIo {
     pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>, config: &HttpConfig) -> Self {
         Self {
             stream,
+            ahead: Bytes::new(),
             activity,
             wait: Wait::FirstByte(0),
             read_timer: Box::pin(tokio::time::sleep(config.header_timeout)),
@@ -107,6 +119,12 @@ impl TimedIo {
             keep_alive: config.keep_alive,
             write_stall_timeout: config.write_stall_timeout,
         }
+    }
+
+    /// The next reads get these bytes first, and then what was put back before and has not been read since.
+    pub(crate) fn put_back(&mut self, mut ahead: BytesMut) {
+        ahead.extend_from_slice(&self.ahead);
+        self.ahead = ahead.freeze();
     }
 
     /// A read found nothing: is that all right?
@@ -138,6 +156,7 @@ impl TimedIo {
     }
 
     fn watch_write<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.activity.stalled.store(written.is_pending(), Ordering::Relaxed);
         if written.is_ready() {
             self.write_timer = None;
             return written;
@@ -170,7 +189,7 @@ impl TimedIo {
         if self.replacement.is_none() && self.activity.is_idle() {
             self.replacement = refusal::instead_of(written);
             if self.replacement.is_some() {
-                self.activity.left_unread();
+                self.activity.is_read(false);
             }
         }
         self.replacement.is_some()
@@ -183,6 +202,12 @@ impl AsyncRead for TimedIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let count = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead.split_to(count));
+            self.on_bytes();
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             Poll::Ready(result) => {

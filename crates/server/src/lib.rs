@@ -28,6 +28,7 @@ mod listener;
 mod open_files;
 mod refusal;
 mod room;
+mod stream;
 
 pub use body::{RequestBody, ResponseBody};
 pub use listener::bind;

@@ -3,13 +3,18 @@
 
 use std::{
     net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use axum::{
     Router,
     body::{Body, Bytes},
-    http::StatusCode,
+    http::{StatusCode, header},
+    response::IntoResponse,
     routing::{get, post},
 };
 use config::{HttpConfig, ShutdownConfig};
@@ -24,6 +29,8 @@ const MS: fn(u64) -> Duration = Duration::from_millis;
 struct Server {
     address: SocketAddr,
     lifecycle: Lifecycle,
+    /// Streams of `/events/endless`.
+    endless: Open,
 }
 
 fn start() -> Server {
@@ -41,6 +48,8 @@ fn start_with(header_timeout: Duration) -> Server {
         write_stall_timeout: MS(500),
         max_connections: 50,
     };
+    let endless = Open::default();
+    let counted = endless.clone();
     let router = Router::new()
         .route("/", get(|| async { "hello" }))
         .route("/slow", get(|| async { tokio::time::sleep(MS(1_200)).await }))
@@ -53,6 +62,21 @@ fn start_with(header_timeout: Duration) -> Server {
                 })))
             }),
         )
+        // Three events, 100 ms apart; with a body, after all of it.
+        .route(
+            "/events",
+            get(async || events(3, 100, Open::default()))
+                .post(async |_: Bytes| events(3, 100, Open::default())),
+        )
+        .route("/events/at-once", get(async || events(3, 0, Open::default())))
+        .route("/events/endless", get(async move || events(usize::MAX, 50, counted.open())))
+        .route(
+            "/events/broken",
+            get(|| async {
+                let parts = [Ok("data: 1\n\n"), Err(std::io::Error::other("it broke"))];
+                event_stream(Body::from_stream(tokio_stream::iter(parts)))
+            }),
+        )
         .route(
             "/echo",
             post(|body: Result<Bytes, axum::extract::rejection::BytesRejection>| async move {
@@ -63,7 +87,38 @@ fn start_with(header_timeout: Duration) -> Server {
     let address = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
     let lifecycle = Lifecycle::new(ShutdownConfig { delay: MS(0), budget: MS(5_000) });
     lifecycle.spawn("http", server::serve(listener, router, config, lifecycle.clone()));
-    Server { address, lifecycle }
+    Server { address, lifecycle, endless }
+}
+
+/// Counts event streams that are being written.
+#[derive(Clone, Default)]
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn open(&self) -> Self {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        self.clone()
+    }
+}
+
+struct Counted(Open);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn events(count: usize, pause: u64, open: Open) -> impl IntoResponse {
+    let events = futures_util::stream::unfold((0, Counted(open)), move |(n, open)| async move {
+        tokio::time::sleep(MS(pause)).await;
+        (n < count).then(|| (Ok::<_, std::io::Error>(format!("data: {n}\n\n")), (n + 1, open)))
+    });
+    event_stream(Body::from_stream(events))
+}
+
+fn event_stream(body: Body) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/event-stream")], body)
 }
 
 impl Server {
@@ -311,4 +366,161 @@ async fn a_taken_port_is_named_with_a_way_out() {
     let port = listener.local_addr().unwrap().port();
     let error = server::bind("127.0.0.1".parse().unwrap(), port).unwrap_err().to_string();
     assert!(error.contains(&port.to_string()) && error.contains("PORT"), "{error}");
+}
+
+const CHUNKS: &str = "9\r\ndata: 0\n\n\r\n9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\n0\r\n\r\n";
+
+#[tokio::test]
+async fn an_event_stream_comes_in_chunks_as_they_are_made_and_then_the_connection_goes_on() {
+    let server = start();
+    let mut stream = server.connect().await;
+    for (request, body) in [
+        ("GET /events HTTP/1.1\r\nHost: x\r\n\r\n", ""),
+        ("POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n", "abc"),
+        ("POST /events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", "3\r\nabc\r\n0\r\n\r\n"),
+        ("GET /events/at-once HTTP/1.1\r\nHost: x\r\n\r\n", ""),
+    ] {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.write_all(body.as_bytes()).await.unwrap();
+        let (mut text, mut pieces) = (String::new(), 0);
+        while !text.ends_with("0\r\n\r\n") {
+            text += &read_answer(&mut stream).await;
+            pieces += 1;
+        }
+        let (head, chunks) = text.split_once("\r\n\r\n").unwrap();
+        let mut lines: Vec<_> = head.lines().collect();
+        let date = lines.pop().unwrap().strip_prefix("date: ").unwrap();
+        assert!(date.len() == 29 && date.ends_with(" GMT"), "{date}");
+        assert_eq!(
+            lines,
+            ["HTTP/1.1 200 OK", "transfer-encoding: chunked", "content-type: text/event-stream"]
+        );
+        assert_eq!(chunks, CHUNKS);
+        assert!(pieces >= 3 || request.contains("at-once"), "{pieces} pieces");
+        // Not an event stream: hyper's again.
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert!(read_answer(&mut stream).await.ends_with("hello"));
+    }
+    let (_, took) = read_to_end(&mut stream).await;
+    assert!(took >= MS(600) && took < MS(2_000), "closed when keep-alive was over: {took:?}");
+}
+
+#[tokio::test]
+async fn requests_sent_ahead_of_a_stream_are_answered_in_order_after_it() {
+    let server = start();
+    for first in ["/", "/events/at-once", "/events"] {
+        let mut stream = server.connect().await;
+        let many = format!(
+            "GET {first} HTTP/1.1\r\nHost: x\r\n\r\nGET /events HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n\
+             GET /events/at-once HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n"
+        );
+        // The last one comes after the one that closes, and is not answered. In two pieces, the second in the middle of a stream.
+        let (front, back) = many.split_at(many.len() - 150);
+        stream.write_all(front.as_bytes()).await.unwrap();
+        tokio::time::sleep(MS(150)).await;
+        stream.write_all(back.as_bytes()).await.unwrap();
+        let (text, took) = read_to_end(&mut stream).await;
+        assert_eq!(text.matches("HTTP/1.1 200 OK").count(), 4, "{text}");
+        let hellos = if first == "/" { 2 } else { 1 };
+        assert_eq!(
+            (text.matches("hello").count(), text.matches(CHUNKS).count()),
+            (hellos, 4 - hellos),
+            "{text}"
+        );
+        assert!(text.ends_with(CHUNKS) && text.contains("\r\nconnection: close\r\n"), "{text}");
+        assert!(took < MS(2_000), "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn many_requests_sent_ahead_are_all_answered_whatever_was_read_with_them() {
+    let server = start();
+    let large = format!("GET /events HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "a".repeat(9 << 10));
+    let body = format!(
+        "POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{}",
+        100 << 10,
+        "b".repeat(100 << 10)
+    );
+    for first in [large, body] {
+        let mut stream = server.connect().await;
+        let many = "GET /events/at-once HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1_000);
+        let last = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let (mut from, mut to) = stream.split();
+        let all = [first.as_bytes(), many.as_bytes(), last.as_bytes()].concat();
+        let mut text = String::new();
+        let (sent, read) = tokio::join!(to.write_all(&all), from.read_to_string(&mut text));
+        sent.unwrap();
+        read.unwrap();
+        assert_eq!(text.matches("HTTP/1.1 200 OK\r\n").count(), 1_002);
+        assert_eq!(text.matches(CHUNKS).count(), 1_001);
+        assert!(text.ends_with("hello"));
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_client_and_a_broken_one_without_a_last_chunk() {
+    let server = start();
+    for leave in ["close", "half", "reset"] {
+        let mut stream = server.connect().await;
+        stream.write_all(b"GET /events/endless HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert!(read_answer(&mut stream).await.contains("200 OK"));
+        assert_eq!(server.endless.0.load(Ordering::Relaxed), 1);
+        match leave {
+            "half" => stream.shutdown().await.unwrap(),
+            "reset" => stream.set_zero_linger().unwrap(),
+            _ => {}
+        }
+        let kept = (leave == "half").then_some(stream);
+        tokio::time::timeout(MS(250), async {
+            while server.endless.0.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(MS(5)).await;
+            }
+        })
+        .await
+        .expect(leave);
+        drop(kept);
+    }
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /events/broken HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let (text, _) = read_to_end(&mut stream).await;
+    assert!(text.ends_with("9\r\ndata: 1\n\n\r\n"), "{text}");
+}
+
+#[tokio::test]
+async fn who_cannot_read_chunks_gets_a_stream_until_the_connections_end() {
+    let server = start();
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /events HTTP/1.0\r\n\r\n").await.unwrap();
+    let (text, _) = read_to_end(&mut stream).await;
+    assert!(text.ends_with("\r\n\r\ndata: 0\n\ndata: 1\n\ndata: 2\n\n"), "{text}");
+    let mut stream = server.connect().await;
+    stream.write_all(b"HEAD /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let (text, _) = read_to_end(&mut stream).await;
+    assert!(text.starts_with("HTTP/1.1 200 OK") && text.ends_with("\r\n\r\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_stream_may_end_while_the_listener_is_closed_and_is_cut_at_the_hard_stop() {
+    let server = start();
+    let (mut short, mut endless) = (server.connect().await, server.connect().await);
+    for (stream, path) in [(&mut short, "/events"), (&mut endless, "/events/endless")] {
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+        read_answer(stream).await;
+    }
+    let life = server.lifecycle.clone();
+    life.begin_shutdown();
+    let stopping = life.run_until_stopped();
+    let ends = async {
+        let ends = tokio::join!(read_to_end(&mut short), async {
+            let mut text = Vec::new();
+            let started = Instant::now();
+            let _ = endless.read_to_end(&mut text).await;
+            started.elapsed()
+        });
+        ends
+    };
+    let (cut, ((text, took), endless)) = tokio::join!(stopping, ends);
+    assert!(text.ends_with("0\r\n\r\n") && took < MS(1_500), "{took:?} {text}");
+    assert!(endless >= MS(4_500) && endless < MS(6_000), "{endless:?}");
+    assert_eq!(cut, 0, "what is told to stop stops");
 }
