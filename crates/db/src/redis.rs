@@ -8,6 +8,7 @@
 
 use std::{
     ops::AsyncFnOnce,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -129,10 +130,10 @@ impl Redis {
         &self,
         f: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
     ) -> Result<T, RedisError> {
-        self.guarded(async {
+        self.guarded(Box::pin(async {
             let mut connection = self.inner.pool.get().await.map_err(|e| RedisError::Pool(e.to_string()))?;
             f(&mut connection).await.map_err(RedisError::Failed)
-        })
+        }))
         .await
     }
 
@@ -143,10 +144,10 @@ impl Redis {
     ) -> Result<T, RedisError> {
         let slot = &self.inner.hot[self.inner.next.fetch_add(1, Ordering::Relaxed) % HOT];
         let result = self
-            .guarded(async {
+            .guarded(Box::pin(async {
                 let mut connection = self.hot_connection(slot).await?;
                 f(&mut connection).await.map_err(RedisError::Failed)
-            })
+            }))
             .await;
         match &result {
             Err(RedisError::Failed(error)) if is_about_the_call(error) => {}
@@ -175,7 +176,11 @@ impl Redis {
         Ok(connection)
     }
 
-    async fn guarded<T>(&self, call: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisError> {
+    /// The call is boxed: it is 7 KiB, and passes through many hands.
+    async fn guarded<T>(
+        &self,
+        call: Pin<Box<impl Future<Output = Result<T, RedisError>>>>,
+    ) -> Result<T, RedisError> {
         let breaker = &self.inner.breaker;
         if !breaker.allows() {
             return Err(RedisError::Open);

@@ -7,11 +7,11 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
-use http_body::{Body, Frame};
+use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt as _;
 use sse::{MAX_EVENT, Relay, Verdict};
 
-use crate::{EngineError, Fault};
+use crate::{EngineError, Fault, client::Body};
 
 /// So many pieces of an unfinished first event are kept apart: a piece costs more than its bytes when those are few.
 const MANY_PIECES: usize = 256;
@@ -35,10 +35,10 @@ pub enum Answer {
 pub struct EventStream {
     /// What was read while waiting for the first event, last piece first.
     early: Vec<Bytes>,
-    rest: reqwest::Body,
+    rest: Body,
 }
 
-impl Body for EventStream {
+impl HttpBody for EventStream {
     type Data = Bytes;
     type Error = Fault;
 
@@ -53,7 +53,7 @@ impl Body for EventStream {
     }
 }
 
-pub(crate) async fn read(mut body: reqwest::Body, limit: usize) -> Result<Bytes, Fault> {
+pub(crate) async fn read(mut body: Body, limit: usize) -> Result<Bytes, Fault> {
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -72,7 +72,7 @@ pub(crate) async fn read(mut body: reqwest::Body, limit: usize) -> Result<Bytes,
 }
 
 /// Reads until there is an event with data. Comments are none: engines send them while they load a model.
-pub(crate) async fn first_event(mut rest: reqwest::Body) -> Result<EventStream, Fault> {
+pub(crate) async fn first_event(mut rest: Body) -> Result<EventStream, Fault> {
     let mut early = Vec::new();
     let mut length = 0;
     let mut probe = Relay::default();

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use config::{AiConfig, EngineConfig};
-use http::{HeaderMap, HeaderValue, Response, header};
-use reqwest::{Client, redirect};
+use http::{HeaderMap, HeaderValue, header};
 use runtime::Breaker;
 use secrecy::ExposeSecret as _;
 use url::Url;
@@ -12,12 +11,11 @@ use url::Url;
 use crate::{
     Answer, EngineError, Fault, Name, Report, Request, Want,
     answer::{first_event, read},
+    client::{self, Client, Head},
 };
 
 /// Failures in a row that open the breaker.
 const FAILURES_TO_OPEN: u32 = 5;
-/// Below uvicorn's and Node's 5 s: a connection that the engine is about to close is not used any more.
-const POOL_IDLE: Duration = Duration::from_secs(4);
 /// Largest answer that is no stream: a batch of embeddings as decimal numbers.
 const MAX_ANSWER: usize = 64 << 20;
 /// So much of an error is read, and so long.
@@ -38,21 +36,7 @@ pub(crate) struct Engine {
 impl Engine {
     pub(crate) fn from_config(engine: &EngineConfig, config: &AiConfig) -> anyhow::Result<Self> {
         // No total and no read timeout: they would end healthy streams. Every wait has a deadline of its own.
-        let client = Client::builder()
-            .connect_timeout(config.connect_timeout)
-            .pool_idle_timeout(POOL_IDLE)
-            .tcp_nodelay(true)
-            .tcp_keepalive(Duration::from_secs(30))
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .no_gzip()
-            .no_brotli()
-            .no_zstd()
-            .no_deflate()
-            .http1_only()
-            .build()?;
+        let client = Client::new(&engine.url, config.connect_timeout)?;
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert(
@@ -79,9 +63,7 @@ impl Engine {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(&request.path);
         }
-        let mut out = reqwest::Request::new(request.method.clone(), url);
-        let headers = out.headers_mut();
-        *headers = self.headers.clone();
+        let mut headers = self.headers.clone();
         headers.extend(request.headers.clone());
         let accept = match want {
             Want::Stream => "text/event-stream",
@@ -89,33 +71,28 @@ impl Engine {
             Want::Either => "text/event-stream, */*",
         };
         headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-        if !request.body.is_empty() {
-            *out.body_mut() = Some(request.body.clone().into());
-        }
-        let response = self.client.execute(out).await.map_err(|error| {
-            if error.is_connect() { Fault::Unreachable(error) } else { Fault::Broken(error) }
+        let sent = self.client.send(&request.method, &url, &headers, request.body.clone()).await;
+        let (head, body) = sent.map_err(|error| match error {
+            client::Error::Connect(error) => Fault::Unreachable(error),
+            client::Error::Exchange(error) => Fault::Broken(error),
         })?;
-        let response: Response<reqwest::Body> = response.into();
-        let status = response.status();
-        if status.is_redirection() {
+        if head.status.is_redirection() {
             return Err(Fault::Unexpected("a redirect"));
         }
-        if !status.is_success() {
-            return Err(read_error(response).await);
+        if !head.status.is_success() {
+            return Err(read_error(head, body).await);
         }
-        if response.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        if head.content_encoding.is_some_and(|encoding| encoding != "identity") {
             return Err(Fault::Unexpected("it is compressed, which was not asked for"));
         }
-        let content_type = response.headers().get(header::CONTENT_TYPE).cloned();
+        let content_type = head.content_type;
         let is_stream = content_type.as_ref().is_some_and(|value| media_type(value) == "text/event-stream");
         match (want, is_stream) {
-            (Want::Stream | Want::Either, true) => {
-                first_event(response.into_body()).await.map(Answer::Stream)
-            }
+            (Want::Stream | Want::Either, true) => first_event(body).await.map(Answer::Stream),
             (Want::Stream, false) => Err(Fault::Unexpected("it is not an event stream")),
             (Want::Json, true) => Err(Fault::Unexpected("it is an event stream, which was not asked for")),
             (Want::Json, false) => {
-                let body = read(response.into_body(), MAX_ANSWER).await?;
+                let body = read(body, MAX_ANSWER).await?;
                 // Whatever its type says: only JSON goes on as JSON.
                 Report::parse(&body).map_err(|_| Fault::Unexpected("it is not JSON"))?;
                 Ok(Answer::Whole { content_type: HeaderValue::from_static("application/json"), body })
@@ -123,9 +100,14 @@ impl Engine {
             (Want::Either, false) => {
                 let content_type =
                     content_type.unwrap_or(HeaderValue::from_static("application/octet-stream"));
-                Ok(Answer::Whole { content_type, body: read(response.into_body(), MAX_ANSWER).await? })
+                Ok(Answer::Whole { content_type, body: read(body, MAX_ANSWER).await? })
             }
         }
+    }
+
+    /// Closes connections that nobody has used for a while.
+    pub(crate) fn close_idle(&self) {
+        self.client.close_idle();
     }
 
     /// The health check: does it answer at all? Its errors tell no address.
@@ -139,6 +121,10 @@ impl Engine {
                 400..=499 => Ok(()),
                 status => Err(format!("the engine answers {status}")),
             },
+            // As rustls reports a certificate that it refuses.
+            Err(Fault::Unreachable(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
+                Err("TLS failed: is its certificate for this name, and from an authority that this machine trusts?".to_owned())
+            }
             Err(Fault::Unreachable(_)) => Err("cannot connect: check its URL".to_owned()),
             Err(Fault::Unexpected(what)) => Err(format!("the engine's answer is unusable: {what}")),
             Err(_) => Err("the engine does not answer".to_owned()),
@@ -152,12 +138,10 @@ fn media_type(value: &HeaderValue) -> String {
     text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-async fn read_error(response: Response<reqwest::Body>) -> Fault {
-    let status = response.status().as_u16();
-    let retry_after = response.headers().get(header::RETRY_AFTER).cloned();
-    let body = tokio::time::timeout(ERROR_TIME, read(response.into_body(), MAX_ERROR)).await;
+async fn read_error(head: Head, body: client::Body) -> Fault {
+    let body = tokio::time::timeout(ERROR_TIME, read(body, MAX_ERROR)).await;
     let body = body.unwrap_or(Ok(bytes::Bytes::new())).unwrap_or_default();
-    let mut error = EngineError::parse(status, &body);
-    error.retry_after = retry_after;
+    let mut error = EngineError::parse(head.status.as_u16(), &body);
+    error.retry_after = head.retry_after;
     Fault::Status(Box::new(error))
 }

@@ -14,6 +14,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// engine for the request; within a quarter of the request's own time, if that is less.
 const PROBE_TIME: Duration = Duration::from_secs(1);
 
+/// How often idle connections are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// The engines, and how to talk to them. Made once for a process; connects nothing before the first call.
 #[derive(Debug)]
 pub struct Engines {
@@ -155,6 +158,14 @@ impl Engines {
             engine.breaker.failure();
         }
         well
+    }
+
+    /// Closes connections that nobody has used for a while, for as long as it is polled.
+    pub async fn tend(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            self.list.iter().for_each(Engine::close_idle);
+        }
     }
 
     /// The health check of one engine: does it answer at all? Its errors tell no address.

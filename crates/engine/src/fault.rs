@@ -1,6 +1,6 @@
 //! What can go wrong between us and an engine.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, io};
 
 use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
@@ -15,9 +15,9 @@ pub enum Fault {
     /// It failed too often lately; it is not asked.
     BreakerOpen,
     /// No connection.
-    Unreachable(reqwest::Error),
+    Unreachable(io::Error),
     /// The connection broke.
-    Broken(reqwest::Error),
+    Broken(io::Error),
     /// It took too long.
     Timeout(Timer),
     /// It answered with an error.
@@ -106,7 +106,7 @@ impl Fault {
     pub fn record(&self, engine: &str) {
         let timer = match self {
             Self::Timeout(timer) => timer.as_str(),
-            Self::Unreachable(error) if error.is_timeout() => "connect",
+            Self::Unreachable(error) if error.kind() == io::ErrorKind::TimedOut => "connect",
             _ => return,
         };
         metrics::counter!("ai_engine_timeouts_total", "timeout" => timer, "engine" => engine.to_owned())
@@ -116,10 +116,7 @@ impl Fault {
     /// What the client is not told, for the log.
     pub fn cause(&self) -> Option<String> {
         match self {
-            Self::Unreachable(error) | Self::Broken(error) => {
-                let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
-                Some(sources.map(ToString::to_string).collect::<Vec<_>>().join(": "))
-            }
+            Self::Unreachable(error) | Self::Broken(error) => Some(error.to_string()),
             // The client is told what the engine said of its request; that may quote it, and is none of the log's business.
             Self::Status(error) if self.is_clients() => Some(format!("status {}", error.status)),
             Self::Status(error) => {

@@ -28,6 +28,7 @@
 
 mod answer;
 mod budget;
+mod client;
 mod engine;
 mod engines;
 mod error;

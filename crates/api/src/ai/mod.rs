@@ -38,7 +38,7 @@ use config::{AiConfig, ApiConfig};
 use db::{Database, Redis};
 use engine::Engines;
 use limits::Limiter;
-use runtime::{Clock, Lifecycle};
+use runtime::{Clock, Lifecycle, Phase};
 
 use self::{
     accounting::Accounting,
@@ -105,6 +105,14 @@ impl Ai {
     /// The health check of an engine: what is wrong with it, without addresses.
     pub async fn check(&self, engine: &str) -> Result<(), String> {
         self.inner.engines.check(engine).await
+    }
+
+    /// Looks after the connections to the engines for as long as the process serves.
+    pub(crate) async fn tend(self) {
+        tokio::select! {
+            () = self.inner.engines.tend() => {}
+            () = self.inner.lifecycle.reached(Phase::Closing) => {}
+        }
     }
 
     /// How many requests to the engine are open now.

@@ -2,7 +2,7 @@
 
 use std::{
     ops::ControlFlow,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::LazyLock,
     task::{Context, Poll, Waker},
     time::Duration,
@@ -14,7 +14,11 @@ use engine::{EngineError, Fault, Report, Timer};
 use memchr::memmem::Finder;
 use runtime::{Lifecycle, Phase};
 use sse::{End, Event, Parts, Signal, Verdict, Watch};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::coop::unconstrained,
+    time::{Instant, Sleep, sleep_until},
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{Outcome, Protocol, failure::Stop, in_flight::InFlight, reservation::renewal_interval};
 
@@ -41,7 +45,9 @@ pub(super) struct StreamWatch {
     /// Events that went out, for the number of an error event.
     sent: u64,
     timers: Timers,
-    drain: Pin<Box<dyn Future<Output = ()> + Send>>,
+    last_call: CancellationToken,
+    /// Wakes the stream at the last call.
+    drain: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Who is woken by timer and drain.
     waker: Option<Waker>,
     /// A frame came since the source was last silent.
@@ -77,7 +83,7 @@ impl StreamWatch {
         let started = request.started();
         let now = Instant::now();
         let armed = now + config.heartbeat;
-        let lifecycle = lifecycle.clone();
+        let last_call = lifecycle.token(Phase::LastCall).cloned().unwrap_or_default();
         Self {
             request,
             protocol,
@@ -99,7 +105,8 @@ impl StreamWatch {
                 sleep: Box::pin(sleep_until(armed)),
                 armed,
             },
-            drain: Box::pin(async move { lifecycle.reached(Phase::LastCall).await }),
+            drain: Box::pin(last_call.clone().cancelled_owned()),
+            last_call,
             waker: None,
             after_frame: false,
         }
@@ -149,7 +156,13 @@ impl StreamWatch {
 
     /// Notes usage that the event reports. True when it reports nothing else.
     fn look_for_usage(&mut self, data: &[u8]) -> bool {
-        if USAGE.find(data).is_none() {
+        // OpenAI sends `"usage":null` with every event but the last one.
+        let told = |at: usize| {
+            let mut rest =
+                data[at + USAGE.needle().len()..].iter().filter(|byte| !byte.is_ascii_whitespace());
+            rest.next() == Some(&b':') && rest.next() != Some(&b'n')
+        };
+        if !USAGE.find_iter(data).any(told) {
             return false;
         }
         let Ok(report) = Report::parse(data) else { return false };
@@ -273,11 +286,14 @@ impl Watch<Stop> for StreamWatch {
         if new_waker {
             self.waker = Some(context.waker().clone());
         }
-        // Polling the drain takes a lock that all streams share, so it is left out after a frame: what has woken the stream
-        // then was the frame. If the drain begins at that moment, its wake-up leads here once more.
-        if (new_waker || !std::mem::take(&mut self.after_frame))
-            && self.drain.as_mut().poll(context).is_ready()
-        {
+        // What has woken the stream after a frame was mostly the frame; then a look is enough, and cheaper than waiting anew.
+        let after_frame = std::mem::take(&mut self.after_frame);
+        let drains = if new_waker || !after_frame {
+            self.drain.as_mut().poll(context).is_ready()
+        } else {
+            self.last_call.is_cancelled()
+        };
+        if drains {
             return Poll::Ready(Signal::End(self.fail(Stop::ShuttingDown)));
         }
         loop {
@@ -293,7 +309,9 @@ impl Watch<Stop> for StreamWatch {
                 self.timers.armed = next;
                 self.timers.sleep.as_mut().reset(next);
             }
-            if self.timers.sleep.as_mut().poll(context).is_pending() {
+            // Without tokio's budget: with none left it would not wake anybody.
+            let mut sleep = pin!(unconstrained(self.timers.sleep.as_mut()));
+            if sleep.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }
         }

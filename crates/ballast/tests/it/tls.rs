@@ -1,11 +1,19 @@
-//! TLS to both stores: certificates are verified, and a wrong one is refused.
+//! TLS to both stores and to an engine: certificates are verified, and a wrong one is refused.
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
 
 use sqlx::{AssertSqlSafe, Connection as _};
 use test_support::OwnServices;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    },
+};
 
-use crate::support::{Certificates, Process, certificates, eventually, free_port};
+use crate::support::{Certificates, Process, TestApp, certificates, eventually, free_port};
 
 /// Switches TLS on in a running Postgres. The server itself writes the files, so that they are its own and private.
 async fn postgres_with_tls(url: &str, certificates: &Certificates) {
@@ -94,4 +102,62 @@ async fn both_stores_are_reached_over_verified_tls_and_an_unknown_issuer_is_refu
     assert!(stranger.contains("TLS"), "{stranger}");
     let wrong_name = doctor(&ca, "127.0.0.1");
     assert!(wrong_name.contains("FAIL  postgres") && wrong_name.contains("FAIL  redis"), "{wrong_name}");
+}
+
+/// Ends TLS on a port of its own, and passes everything on to `port`.
+async fn tls_in_front_of(port: u16, certificates: &Certificates) -> u16 {
+    let chain = vec![CertificateDer::from_pem_slice(certificates.certificate.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(certificates.key.as_bytes()).unwrap();
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tls_port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut behind = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                if let Ok(mut stream) = acceptor.accept(stream).await {
+                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut behind).await;
+                }
+            });
+        }
+    });
+    tls_port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_is_reached_over_verified_tls_and_an_unknown_issuer_is_refused() {
+    runtime::install_crypto_provider();
+    let dir = tempfile::tempdir().unwrap();
+    let genuine = certificates("localhost");
+    let (ca, other_ca) = (dir.path().join("ca.pem"), dir.path().join("other.pem"));
+    std::fs::write(&ca, &genuine.ca).unwrap();
+    std::fs::write(&other_ca, certificates("localhost").ca).unwrap();
+    let app = TestApp::start().await;
+    let port = tls_in_front_of(app.engine.url().parse::<url::Url>().unwrap().port().unwrap(), &genuine).await;
+    let url = |host: &str| format!("https://{host}:{port}/v1");
+    let doctor = async |ca: &Path, host: &str| {
+        let url = url(host);
+        let ca = ca.to_str().unwrap().to_owned();
+        let output = tokio::task::spawn_blocking(move || {
+            let vars = [
+                ("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none"),
+                ("REDIS_URL", "redis://127.0.0.1:1"),
+                ("ENGINE_URL", url.as_str()),
+                ("SSL_CERT_FILE", ca.as_str()),
+            ];
+            Process::command(&["doctor", "--role", "api"], &vars).output().unwrap()
+        })
+        .await
+        .unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    };
+    let good = doctor(&ca, "localhost").await;
+    assert!(good.contains("ok    engine"), "{good}");
+    for (ca, host) in [(&other_ca, "localhost"), (&ca, "127.0.0.1")] {
+        let bad = doctor(ca, host).await;
+        assert!(bad.contains("FAIL  engine") && bad.contains("TLS failed"), "{host}: {bad}");
+    }
 }
