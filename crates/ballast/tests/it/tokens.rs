@@ -156,7 +156,12 @@ async fn every_forged_token_is_refused_and_the_genuine_one_is_not() {
         let answer = app.anonymous().send(request).await;
         let shown = &token[..token.len().min(200)];
         assert_eq!(answer.status, 401, "{shown}: {}", answer.text);
-        assert!(answer.header("www-authenticate").starts_with("Bearer"), "{shown}");
+        let challenge = answer.header("www-authenticate");
+        assert!(
+            challenge.starts_with("Bearer") && challenge.contains("error=\"invalid_token\""),
+            "{shown}: {challenge}"
+        );
+        assert_eq!(answer.header("content-type"), "application/problem+json", "{shown}");
     }
     user.get("/v1/me").await.expect(200);
     let visit = tokio::time::timeout(std::time::Duration::from_millis(300), lure.accept()).await;

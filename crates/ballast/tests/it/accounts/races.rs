@@ -1,5 +1,7 @@
 //! What must hold when two things happen to an account at the same moment. Case A7 and its neighbours.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -49,21 +51,42 @@ async fn a_login_with_the_old_password_does_not_outlive_its_reset() {
     }
 }
 
+/// Case A7: a hundred rounds over two replicas, and what came of them after the restart of both.
 #[tokio::test(flavor = "multi_thread")]
 async fn refresh_may_race_with_a_change_of_the_password_but_the_change_wins() {
     let app = app().await;
     let other = app.replica();
-    for _ in 0..ROUNDS {
-        let user = app.user().await;
-        let elsewhere = app.log_in(&user.email).await;
-        let body = json!({ "current_password": PASSWORD, "new_password": "another password" });
-        let ((status, tokens), changed) =
-            tokio::join!(refresh(&other, &elsewhere.refresh_token), user.post("/v1/auth/password", body),);
+    let user = app.user().await;
+    let (mut now, mut next) = (PASSWORD, "another password");
+    let mut refreshed = Vec::new();
+    for round in 0..100 {
+        let (status, elsewhere) = login(&app, &user.email, now).await;
+        assert_eq!(status, 200, "{elsewhere}");
+        let token = elsewhere["refresh_token"].as_str().unwrap();
+        let body = json!({ "current_password": now, "new_password": next });
+        // Before the change, in the middle of it, and after it.
+        let late = Duration::from_millis(round % 20 * 5);
+        let refreshing = async {
+            tokio::time::sleep(late).await;
+            refresh(&other, token).await
+        };
+        let ((status, tokens), changed) = tokio::join!(refreshing, user.post("/v1/auth/password", body));
         changed.expect(204);
         if status == 200 {
             is_out(&other, &tokens).await;
+            refreshed.push(tokens);
+        } else {
+            assert_eq!(status, 401, "{tokens}");
         }
         user.get("/v1/me").await.expect(200);
+        (now, next) = (next, now);
+    }
+    assert!(!refreshed.is_empty(), "the refresh was first now and then");
+    let restarted = [app.replica(), other.replica()];
+    for tokens in &refreshed {
+        for replica in &restarted {
+            is_out(replica, tokens).await;
+        }
     }
 }
 
