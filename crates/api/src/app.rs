@@ -59,7 +59,7 @@ pub fn router(state: AppState) -> Router {
             }
         }
     });
-    state.lifecycle.spawn("engine connections", state.ai.clone().tend());
+    state.lifecycle.spawn("engine connections", state.ai.tend());
     state.lifecycle.spawn("revocation marks", auth::revocation::keep_marks(state.clone()));
     let shield = GovernorLayer::new(shield).error_handler(too_fast);
     Router::from(routes)

@@ -1,9 +1,10 @@
 //! All engines: who is asked, and who is asked next.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use config::{AiConfig, ModelRule};
+use runtime::{Lifecycle, Phase};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{Answer, Fault, Name, Request, Timer, Want, budget::RetryBudget, engine::Engine, fault::Again};
@@ -160,11 +161,13 @@ impl Engines {
         well
     }
 
-    /// Closes connections that nobody has used for a while, for as long as it is polled.
-    pub async fn tend(&self) {
+    /// Closes connections that nobody has used for a while, for as long as the process takes new work.
+    pub async fn tend(self: Arc<Self>, lifecycle: Lifecycle) {
         loop {
-            tokio::time::sleep(LOOK).await;
-            self.list.iter().for_each(Engine::close_idle);
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => self.list.iter().for_each(Engine::close_idle),
+                () = lifecycle.reached(Phase::Closing) => return,
+            }
         }
     }
 

@@ -30,7 +30,7 @@ struct Server {
     address: SocketAddr,
     lifecycle: Lifecycle,
     /// Streams of `/events/endless`.
-    endless: Open,
+    endless: Arc<AtomicUsize>,
 }
 
 fn start() -> Server {
@@ -48,7 +48,7 @@ fn start_with(header_timeout: Duration) -> Server {
         write_stall_timeout: MS(500),
         max_connections: 50,
     };
-    let endless = Open::default();
+    let endless = Arc::<AtomicUsize>::default();
     let counted = endless.clone();
     let router = Router::new()
         .route("/", get(|| async { "hello" }))
@@ -63,13 +63,9 @@ fn start_with(header_timeout: Duration) -> Server {
             }),
         )
         // Three events, 100 ms apart; with a body, after all of it.
-        .route(
-            "/events",
-            get(async || events(3, 100, Open::default()))
-                .post(async |_: Bytes| events(3, 100, Open::default())),
-        )
-        .route("/events/at-once", get(async || events(3, 0, Open::default())))
-        .route("/events/endless", get(async move || events(usize::MAX, 50, counted.open())))
+        .route("/events", get(async || events(3, 100, None)).post(async |_: Bytes| events(3, 100, None)))
+        .route("/events/at-once", get(async || events(3, 0, None)))
+        .route("/events/endless", get(async move || events(usize::MAX, 50, Some(Counted::new(&counted)))))
         .route(
             "/events/broken",
             get(|| async {
@@ -90,29 +86,26 @@ fn start_with(header_timeout: Duration) -> Server {
     Server { address, lifecycle, endless }
 }
 
-/// Counts event streams that are being written.
-#[derive(Clone, Default)]
-struct Open(Arc<AtomicUsize>);
+/// One of the event streams that are being written.
+struct Counted(Arc<AtomicUsize>);
 
-impl Open {
-    fn open(&self) -> Self {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        self.clone()
+impl Counted {
+    fn new(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(open.clone())
     }
 }
-
-struct Counted(Open);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-fn events(count: usize, pause: u64, open: Open) -> impl IntoResponse {
-    let events = futures_util::stream::unfold((0, Counted(open)), move |(n, open)| async move {
+fn events(count: usize, pause: u64, counted: Option<Counted>) -> impl IntoResponse {
+    let events = futures_util::stream::unfold((0, counted), move |(n, counted)| async move {
         tokio::time::sleep(MS(pause)).await;
-        (n < count).then(|| (Ok::<_, std::io::Error>(format!("data: {n}\n\n")), (n + 1, open)))
+        (n < count).then(|| (Ok::<_, std::io::Error>(format!("data: {n}\n\n")), (n + 1, counted)))
     });
     event_stream(Body::from_stream(events))
 }
@@ -124,6 +117,13 @@ fn event_stream(body: Body) -> impl IntoResponse {
 impl Server {
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Sends this on a new connection, and reads to its end: how long that took.
+    async fn ask(&self, request: &str) -> (String, Duration) {
+        let mut stream = self.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        read_to_end(&mut stream).await
     }
 }
 
@@ -144,9 +144,7 @@ async fn read_answer(stream: &mut TcpStream) -> String {
 #[tokio::test]
 async fn it_answers_over_ipv4_on_a_dual_stack_socket() {
     let server = start();
-    let mut stream = server.connect().await;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-    let (text, _) = read_to_end(&mut stream).await;
+    let (text, _) = server.ask("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
     assert!(text.starts_with("HTTP/1.1 200 OK") && text.ends_with("hello"), "{text}");
 }
 
@@ -154,9 +152,7 @@ async fn it_answers_over_ipv4_on_a_dual_stack_socket() {
 async fn a_silent_client_and_a_half_head_are_closed_after_the_header_timeout() {
     let server = start();
     for sent in ["", "G", "GET / HTTP/1.1\r\nHost:"] {
-        let mut stream = server.connect().await;
-        stream.write_all(sent.as_bytes()).await.unwrap();
-        let (text, took) = read_to_end(&mut stream).await;
+        let (text, took) = server.ask(sent).await;
         assert!(text.is_empty() && took >= MS(250) && took < MS(800), "{sent:?}: {took:?} {text}");
     }
 }
@@ -201,9 +197,7 @@ async fn a_slow_handler_is_not_taken_for_an_idle_connection() {
 #[tokio::test]
 async fn a_body_that_stops_coming_is_given_up() {
     let server = start();
-    let mut stream = server.connect().await;
-    stream.write_all(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc").await.unwrap();
-    let (text, took) = read_to_end(&mut stream).await;
+    let (text, took) = server.ask("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc").await;
     assert!(text.starts_with("HTTP/1.1 408") && took < MS(1_500), "{took:?} {text}");
 }
 
@@ -464,7 +458,7 @@ async fn a_stream_ends_with_its_client_and_a_broken_one_without_a_last_chunk() {
         let mut stream = server.connect().await;
         stream.write_all(b"GET /events/endless HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         assert!(read_answer(&mut stream).await.contains("200 OK"));
-        assert_eq!(server.endless.0.load(Ordering::Relaxed), 1);
+        assert_eq!(server.endless.load(Ordering::Relaxed), 1);
         match leave {
             "half" => stream.shutdown().await.unwrap(),
             "reset" => stream.set_zero_linger().unwrap(),
@@ -472,7 +466,7 @@ async fn a_stream_ends_with_its_client_and_a_broken_one_without_a_last_chunk() {
         }
         let kept = (leave == "half").then_some(stream);
         tokio::time::timeout(MS(250), async {
-            while server.endless.0.load(Ordering::Relaxed) > 0 {
+            while server.endless.load(Ordering::Relaxed) > 0 {
                 tokio::time::sleep(MS(5)).await;
             }
         })
@@ -480,22 +474,16 @@ async fn a_stream_ends_with_its_client_and_a_broken_one_without_a_last_chunk() {
         .expect(leave);
         drop(kept);
     }
-    let mut stream = server.connect().await;
-    stream.write_all(b"GET /events/broken HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-    let (text, _) = read_to_end(&mut stream).await;
+    let (text, _) = server.ask("GET /events/broken HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(text.ends_with("9\r\ndata: 1\n\n\r\n"), "{text}");
 }
 
 #[tokio::test]
 async fn who_cannot_read_chunks_gets_a_stream_until_the_connections_end() {
     let server = start();
-    let mut stream = server.connect().await;
-    stream.write_all(b"GET /events HTTP/1.0\r\n\r\n").await.unwrap();
-    let (text, _) = read_to_end(&mut stream).await;
+    let (text, _) = server.ask("GET /events HTTP/1.0\r\n\r\n").await;
     assert!(text.ends_with("\r\n\r\ndata: 0\n\ndata: 1\n\ndata: 2\n\n"), "{text}");
-    let mut stream = server.connect().await;
-    stream.write_all(b"HEAD /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-    let (text, _) = read_to_end(&mut stream).await;
+    let (text, _) = server.ask("HEAD /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
     assert!(text.starts_with("HTTP/1.1 200 OK") && text.ends_with("\r\n\r\n"), "{text}");
 }
 
@@ -510,16 +498,12 @@ async fn a_stream_may_end_while_the_listener_is_closed_and_is_cut_at_the_hard_st
     let life = server.lifecycle.clone();
     life.begin_shutdown();
     let stopping = life.run_until_stopped();
-    let ends = async {
-        let ends = tokio::join!(read_to_end(&mut short), async {
-            let mut text = Vec::new();
-            let started = Instant::now();
-            let _ = endless.read_to_end(&mut text).await;
-            started.elapsed()
-        });
-        ends
+    let endless = async {
+        let started = Instant::now();
+        let _ = endless.read_to_end(&mut Vec::new()).await;
+        started.elapsed()
     };
-    let (cut, ((text, took), endless)) = tokio::join!(stopping, ends);
+    let (cut, (text, took), endless) = tokio::join!(stopping, read_to_end(&mut short), endless);
     assert!(text.ends_with("0\r\n\r\n") && took < MS(1_500), "{took:?} {text}");
     assert!(endless >= MS(4_500) && endless < MS(6_000), "{endless:?}");
     assert_eq!(cut, 0, "what is told to stop stops");

@@ -35,8 +35,8 @@ pub async fn start(context: Context, lifecycle: &Lifecycle) -> anyhow::Result<Ha
     let handle = worker.start(lifecycle);
     schedule::wake(&lines, handle.clone(), lifecycle).await;
     lifecycle.spawn_task(make_partitions(context.clone(), lifecycle.clone()));
-    lifecycle.spawn_task(count_users(context.clone(), lifecycle.clone()));
-    lifecycle.spawn_task(tend_engines(context, lifecycle.clone()));
+    lifecycle.spawn_task(context.engines.clone().tend(lifecycle.clone()));
+    lifecycle.spawn_task(count_users(context, lifecycle.clone()));
     Ok(Handle { worker: handle })
 }
 
@@ -125,14 +125,6 @@ async fn make_partitions(context: Context, lifecycle: Lifecycle) {
             () = tokio::time::sleep(backoff.next_delay()) => {}
             () = lifecycle.reached(Phase::Draining) => return,
         }
-    }
-}
-
-/// Closes connections to the engines that no run needs any more.
-async fn tend_engines(context: Context, lifecycle: Lifecycle) {
-    tokio::select! {
-        () = context.engines.tend() => {}
-        () = lifecycle.reached(Phase::Draining) => {}
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::load::percentile;
 use super::stand::Stand;
 use crate::http::{self, Answer};
 use crate::interrupts;
@@ -58,8 +59,7 @@ fn print_table(args: &Args, engine: &[Duration], hits: &[Duration]) {
     ));
     ui::print(&format!("{:<6}{:>14}{:>14}{:>10}", "", "engine", "cache", "times"));
     for (name, per_mille) in [("p50", 500), ("p90", 900), ("p99", 990)] {
-        let at = |sorted: &[Duration]| sorted[(sorted.len() * per_mille / 1_000).min(sorted.len() - 1)];
-        let (one, other) = (at(engine), at(hits));
+        let (one, other) = (percentile(engine, per_mille), percentile(hits, per_mille));
         let ms = |d: Duration| format!("{:.2} ms", d.as_secs_f64() * 1_000.0);
         let times = one.as_secs_f64() / other.as_secs_f64();
         ui::print(&format!("{name:<6}{:>14}{:>14}{times:>9.0}x", ms(one), ms(other)));

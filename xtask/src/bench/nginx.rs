@@ -27,7 +27,7 @@ impl Nginx {
         Self::with(&format!("location / {{ return 200 {}; }}", "x".repeat(body)), "/")
     }
 
-    /// Starts one that passes everything on to this port, as its documentation says for streams.
+    /// Starts one that passes everything on to this port as it comes. It connects anew for each request.
     pub(super) fn proxy(port: u16) -> Result<Option<Self>> {
         let location = format!(
             "location = /up {{ return 200 up; }}

@@ -8,9 +8,10 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::load::percentile;
 use super::nginx::Nginx;
 use super::stand::Stand;
-use super::streams::{self, Counters, Way};
+use super::streams::{Counters, Way};
 use crate::interrupts;
 use crate::ui::{self, Ui};
 
@@ -121,11 +122,9 @@ fn line(name: &str, figures: &[Option<f64>]) -> String {
 /// The same request each way in turn, on fresh connections, so that what the machine does meanwhile hits all of them.
 fn first_tokens(ways: &[Way], args: &Args) -> Result<Vec<String>> {
     let mut times = vec![Vec::new(); ways.len()];
-    let counters = Counters::default();
     let busy = ways.last().context("there is a way")?;
-    std::thread::scope(|scope| {
-        let readers = busy.beside(scope, &counters, args.beside)?;
-        let asked = (0..WARM_UP + args.requests).try_for_each(|i| {
+    busy.beside(&Counters::default(), args.beside, 50, || {
+        for i in 0..WARM_UP + args.requests {
             interrupts::check()?;
             for (way, times) in ways.iter().zip(&mut times) {
                 let time = first_token(way)?;
@@ -133,19 +132,14 @@ fn first_tokens(ways: &[Way], args: &Args) -> Result<Vec<String>> {
                     times.push(time);
                 }
             }
-            Ok(())
-        });
-        streams::end(&counters, readers).and(asked)
+        }
+        Ok(())
     })?;
     for times in &mut times {
         times.sort_unstable();
     }
-    let at = |per_mille: usize| {
-        let figures = times.iter().map(|sorted| {
-            let index = (sorted.len() * per_mille / 1_000).min(sorted.len() - 1);
-            Some(sorted[index].as_secs_f64() * 1e6)
-        });
-        figures.collect::<Vec<_>>()
+    let at = |per_mille: usize| -> Vec<_> {
+        times.iter().map(|sorted| Some(percentile(sorted, per_mille).as_secs_f64() * 1e6)).collect()
     };
     let name = |which: &str| format!("time to first token beside {} streams, {which}, us", args.beside);
     Ok(vec![line(&name("p50"), &at(500)), line(&name("p99"), &at(990))])

@@ -20,9 +20,6 @@ const WINDOW: Duration = Duration::from_secs(8);
 /// The streams are set up within this, however many they are.
 const SET_UP: Duration = Duration::from_secs(60);
 
-/// Streams come from many addresses: one alone meets the shield in front of the limits.
-static CLIENTS: AtomicUsize = AtomicUsize::new(0);
-
 /// A way to the engine.
 #[derive(Debug)]
 pub(super) struct Way {
@@ -42,9 +39,9 @@ impl Way {
         );
         let authorization =
             self.key.as_ref().map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
-        let client = CLIENTS.fetch_add(1, Ordering::Relaxed) % 250;
+        let client = load::next_client();
         let request = format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nx-forwarded-for: 10.0.0.{client}\r\ncontent-type: application/json\r\n{authorization}content-length: {}\r\nconnection: close\r\n\r\n{body}",
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nx-forwarded-for: {client}\r\ncontent-type: application/json\r\n{authorization}content-length: {}\r\nconnection: close\r\n\r\n{body}",
             body.len()
         );
         let mut stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)))
@@ -74,22 +71,10 @@ impl Way {
     /// CPU that one event takes, with so many streams of ten events a second each.
     pub(super) fn paced(&self, streams: usize) -> Result<Duration> {
         let counters = Counters::default();
-        std::thread::scope(|scope| {
-            let readers = counters.readers(scope, self, streams, "tokens=100000 token-interval-ms=100")?;
-            let measured = self.window(&counters, streams);
-            counters.over.store(true, Ordering::Relaxed);
-            join(readers)?;
-            measured
-        })
+        self.beside(&counters, streams, 100, || self.window(&counters))
     }
 
-    fn window(&self, counters: &Counters, streams: usize) -> Result<Duration> {
-        let until = Instant::now() + SET_UP;
-        while counters.begun.load(Ordering::Relaxed) < streams {
-            interrupts::check()?;
-            ensure!(Instant::now() < until, "not all streams through {} have begun", self.name);
-            sleep(Duration::from_millis(20));
-        }
+    fn window(&self, counters: &Counters) -> Result<Duration> {
         let (cpu, events) = (self.cpu()?, counters.events.load(Ordering::Relaxed));
         sleep(WINDOW);
         let (cpu, events) =
@@ -103,24 +88,35 @@ impl Way {
         let counters = Counters::default();
         let started = Instant::now();
         std::thread::scope(|scope| {
+            let _over = Over(&counters);
             join(counters.readers(scope, self, streams, &format!("tokens={events} token-interval-ms=0"))?)
         })?;
         Ok(counters.events.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64())
     }
 
-    /// Streams that go on until `over`; for a load beside something else.
-    pub(super) fn beside<'scope>(
-        &'scope self,
-        scope: &'scope Scope<'scope, '_>,
-        counters: &'scope Counters,
+    /// Does something while so many streams of an event each `pause_ms` go on. They end with it, however it ends.
+    pub(super) fn beside<T>(
+        &self,
+        counters: &Counters,
         streams: usize,
-    ) -> Result<Vec<ScopedJoinHandle<'scope, Result<()>>>> {
-        let readers = counters.readers(scope, self, streams, "tokens=100000 token-interval-ms=50")?;
-        while counters.begun.load(Ordering::Relaxed) < streams {
-            interrupts::check()?;
-            sleep(Duration::from_millis(20));
-        }
-        Ok(readers)
+        pause_ms: u64,
+        what: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        std::thread::scope(|scope| {
+            // A scope waits for its threads, so whatever leaves it has to end them.
+            let _over = Over(counters);
+            let sim = format!("tokens=100000 token-interval-ms={pause_ms}");
+            let readers = counters.readers(scope, self, streams, &sim)?;
+            let until = Instant::now() + SET_UP;
+            while counters.begun.load(Ordering::Relaxed) < streams {
+                interrupts::check()?;
+                ensure!(Instant::now() < until, "not all streams through {} have begun", self.name);
+                sleep(Duration::from_millis(20));
+            }
+            let done = what();
+            counters.over.store(true, Ordering::Relaxed);
+            join(readers).and(done)
+        })
     }
 
     fn cpu(&self) -> Result<Duration> {
@@ -137,7 +133,7 @@ impl Way {
 pub(super) struct Counters {
     begun: AtomicUsize,
     events: AtomicU64,
-    pub(super) over: AtomicBool,
+    over: AtomicBool,
 }
 
 impl Counters {
@@ -179,10 +175,13 @@ fn join(readers: Vec<ScopedJoinHandle<'_, Result<()>>>) -> Result<()> {
     readers.into_iter().try_for_each(|reader| reader.join().map_err(|_| anyhow!("a reader panicked"))?)
 }
 
-/// Ends the streams of [`Way::beside`].
-pub(super) fn end(counters: &Counters, readers: Vec<ScopedJoinHandle<'_, Result<()>>>) -> Result<()> {
-    counters.over.store(true, Ordering::Relaxed);
-    join(readers)
+/// Ends the readers when it is dropped.
+struct Over<'a>(&'a Counters);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Counts events by their blank lines, wherever the bytes are cut. The framing of HTTP has carriage returns.
@@ -221,11 +220,12 @@ impl Events {
 fn private_memory(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let kib = |name: &str| -> u64 {
+    let kib = |name: &str| -> Result<u64> {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+        let figure = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        figure.with_context(|| format!("{path} has no {name}"))
     };
-    Ok((kib("Private_Clean:") + kib("Private_Dirty:")) * 1_024)
+    Ok((kib("Private_Clean:")? + kib("Private_Dirty:")?) * 1_024)
 }
 
 #[cfg(test)]

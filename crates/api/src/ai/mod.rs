@@ -38,7 +38,7 @@ use config::{AiConfig, ApiConfig};
 use db::{Database, Redis};
 use engine::Engines;
 use limits::Limiter;
-use runtime::{Clock, Lifecycle, Phase};
+use runtime::{Clock, Lifecycle};
 
 use self::{
     accounting::Accounting,
@@ -107,12 +107,9 @@ impl Ai {
         self.inner.engines.check(engine).await
     }
 
-    /// Looks after the connections to the engines for as long as the process serves.
-    pub(crate) async fn tend(self) {
-        tokio::select! {
-            () = self.inner.engines.tend() => {}
-            () = self.inner.lifecycle.reached(Phase::Closing) => {}
-        }
+    /// See [`Engines::tend`].
+    pub(crate) fn tend(&self) -> impl Future<Output = ()> + use<> {
+        self.inner.engines.clone().tend(self.inner.lifecycle.clone())
     }
 
     /// How many requests to the engine are open now.

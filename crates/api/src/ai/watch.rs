@@ -83,7 +83,7 @@ impl StreamWatch {
         let started = request.started();
         let now = Instant::now();
         let armed = now + config.heartbeat;
-        let last_call = lifecycle.token(Phase::LastCall).cloned().unwrap_or_default();
+        let last_call = lifecycle.token(Phase::LastCall).cloned().expect("the last call has a token");
         Self {
             request,
             protocol,
@@ -156,13 +156,7 @@ impl StreamWatch {
 
     /// Notes usage that the event reports. True when it reports nothing else.
     fn look_for_usage(&mut self, data: &[u8]) -> bool {
-        // OpenAI sends `"usage":null` with every event but the last one.
-        let told = |at: usize| {
-            let mut rest =
-                data[at + USAGE.needle().len()..].iter().filter(|byte| !byte.is_ascii_whitespace());
-            rest.next() == Some(&b':') && rest.next() != Some(&b'n')
-        };
-        if !USAGE.find_iter(data).any(told) {
+        if !may_tell_usage(data) {
             return false;
         }
         let Ok(report) = Report::parse(data) else { return false };
@@ -286,7 +280,8 @@ impl Watch<Stop> for StreamWatch {
         if new_waker {
             self.waker = Some(context.waker().clone());
         }
-        // What has woken the stream after a frame was mostly the frame; then a look is enough, and cheaper than waiting anew.
+        // The frame and the last call may wake the stream in one turn, so both are looked at. Once registered, a look is enough: it
+        // takes a lock that all streams share for a moment only.
         let after_frame = std::mem::take(&mut self.after_frame);
         let drains = if new_waker || !after_frame {
             self.drain.as_mut().poll(context).is_ready()
@@ -309,7 +304,8 @@ impl Watch<Stop> for StreamWatch {
                 self.timers.armed = next;
                 self.timers.sleep.as_mut().reset(next);
             }
-            // Without tokio's budget: with none left it would not wake anybody.
+            // Without tokio's budget: with none left the sleep is not registered, and the next turn, which finds it armed, would not
+            // poll it again.
             let mut sleep = pin!(unconstrained(self.timers.sleep.as_mut()));
             if sleep.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
@@ -334,6 +330,14 @@ impl Watch<Stop> for StreamWatch {
     }
 }
 
+/// Whether it is worth a look: OpenAI sends `"usage":null` with every event but the last one.
+fn may_tell_usage(data: &[u8]) -> bool {
+    USAGE.find_iter(data).any(|at| {
+        let mut rest = data[at + USAGE.needle().len()..].iter().filter(|byte| !byte.is_ascii_whitespace());
+        rest.next() == Some(&b':') && rest.next() != Some(&b'n')
+    })
+}
+
 impl StreamWatch {
     /// An event without data says nothing. Comments are forwarded. The rest is left out where OpenAI's SDKs read, because
     /// they take it for an event and find no JSON in it.
@@ -344,5 +348,27 @@ impl StreamWatch {
             return Verdict::Keep;
         }
         Verdict::Drop
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_event_that_may_tell_usage_is_parsed_for_it() {
+        for (data, told) in [
+            (r#"{"usage":{"prompt_tokens":1}}"#, true),
+            ("{\"usage\" :\n {\"prompt_tokens\":1}}", true),
+            (r#"{"usage":null,"x":{"usage":{"prompt_tokens":1}}}"#, true),
+            (r#"{"usage":null}"#, false),
+            (r#"{"usage" : null}"#, false),
+            (r#"{"content":"usage"}"#, false),
+            (r#"{"content":"\"usage\":{}"}"#, false),
+            (r#"{"usage""#, false),
+            ("{}", false),
+        ] {
+            assert_eq!(may_tell_usage(data.as_bytes()), told, "{data}");
+        }
     }
 }

@@ -11,15 +11,10 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame};
 use tokio_util::io::poll_read_buf;
 
-use super::{
-    Pool,
-    chunked::Chunked,
-    connection::Connection,
-    head::{Head, Length},
-};
+use super::{Pool, chunked::Chunked, connection::Connection, head::Head};
 
 /// A read asks for so much at least, and for twice as much as the last one when that was filled.
-const LEAST: usize = 2 << 10;
+pub(super) const LEAST: usize = 2 << 10;
 const MOST: usize = 32 << 10;
 
 /// Its connection is closed with it, or kept for the next request once everything was read.
@@ -34,10 +29,11 @@ pub(crate) struct Body {
 }
 
 /// What is still to come.
-#[derive(Debug)]
-enum Left {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Left {
     Bytes(u64),
     Chunks(Chunked),
+    /// Everything up to the connection's end.
     UntilClose,
 }
 
@@ -66,12 +62,13 @@ impl Left {
 
 impl Body {
     pub(super) fn new(connection: Connection, head: &Head, pool: Arc<Pool>) -> Self {
-        let left = match head.length {
-            Length::Bytes(length) => Left::Bytes(length),
-            Length::Chunked => Left::Chunks(Chunked::default()),
-            Length::UntilClose => Left::UntilClose,
-        };
-        Self { connection: Some(connection), left, next: LEAST, keep_alive: head.keep_alive, pool }
+        Self {
+            connection: Some(connection),
+            left: head.body.clone(),
+            next: LEAST,
+            keep_alive: head.keep_alive,
+            pool,
+        }
     }
 
     /// The next bytes of the body; empty at its end.

@@ -29,13 +29,15 @@ use tokio_rustls::{
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 use url::{Host, Position, Url};
 
-use super::head::{Head, invalid};
+use super::{
+    answer::LEAST,
+    head::{Head, invalid},
+};
 
 /// An idle connection is asked after so long whether it is still there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Before the next address is tried beside the one that has not answered.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-const READ: usize = 2 << 10;
 
 /// Where an engine is.
 #[derive(Debug)]
@@ -182,7 +184,7 @@ impl Connection {
                     _ => return Poll::Ready(Ok(head)),
                 }
             }
-            self.buffer.reserve(READ);
+            self.buffer.reserve(LEAST);
             if ready!(poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.buffer))? == 0 {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }

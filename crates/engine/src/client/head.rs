@@ -4,6 +4,8 @@ use std::io;
 
 use http::{HeaderValue, StatusCode};
 
+use super::{answer::Left, chunked::Chunked};
+
 /// What a head may have; more is no engine's.
 pub(super) const MAX_BYTES: usize = 32 << 10;
 const MAX_LINES: usize = 100;
@@ -15,18 +17,10 @@ pub(crate) struct Head {
     pub(crate) content_type: Option<HeaderValue>,
     pub(crate) content_encoding: Option<HeaderValue>,
     pub(crate) retry_after: Option<HeaderValue>,
-    pub(super) length: Length,
+    /// What the body will be.
+    pub(super) body: Left,
     /// The connection can be used again after the answer.
     pub(super) keep_alive: bool,
-}
-
-/// How the end of the body is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Length {
-    Bytes(u64),
-    Chunked,
-    /// With the end of the connection.
-    UntilClose,
 }
 
 impl Head {
@@ -46,7 +40,7 @@ impl Head {
             content_type: None,
             content_encoding: None,
             retry_after: None,
-            length: Length::UntilClose,
+            body: Left::UntilClose,
             keep_alive: parsed.version == Some(1),
         };
         let (mut coding, mut bytes) = (None, None);
@@ -67,7 +61,7 @@ impl Head {
                 if coding.is_some() || !line.value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
                     return Err(invalid("the answer's transfer coding is not understood"));
                 }
-                coding = Some(Length::Chunked);
+                coding = Some(Left::Chunks(Chunked::default()));
             } else if is("content-length") {
                 let length = std::str::from_utf8(line.value).ok().map(str::trim);
                 let length = length.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
@@ -80,13 +74,12 @@ impl Head {
             }
         }
         head.keep_alive &= coding.is_none() || bytes.is_none();
-        head.length = match (coding, bytes) {
-            _ if head.status.is_informational() || matches!(head.status.as_u16(), 204 | 304) => {
-                Length::Bytes(0)
-            }
+        let is_bodiless = head.status.is_informational() || matches!(head.status.as_u16(), 204 | 304);
+        head.body = match (coding, bytes) {
+            _ if is_bodiless => Left::Bytes(0),
             (Some(coding), _) => coding,
-            (None, Some(bytes)) => Length::Bytes(bytes),
-            (None, None) => Length::UntilClose,
+            (None, Some(bytes)) => Left::Bytes(bytes),
+            (None, None) => Left::UntilClose,
         };
         Ok(Some((head, length)))
     }
@@ -113,20 +106,20 @@ mod tests {
     /// RFC 9112, section 6.3.
     #[test]
     fn the_bodys_end_is_where_the_standard_says() {
-        for (lines, length, keep_alive) in [
-            ("", Length::UntilClose, true),
-            ("Content-Length: 5\r\n", Length::Bytes(5), true),
-            ("content-length: 5\r\nContent-Length: 5\r\n", Length::Bytes(5), true),
-            ("Transfer-Encoding: Chunked\r\n", Length::Chunked, true),
-            ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", Length::Chunked, false),
-            ("Content-Length: 5\r\nConnection: x, Close\r\n", Length::Bytes(5), false),
+        for (lines, body, keep_alive) in [
+            ("", Left::UntilClose, true),
+            ("Content-Length: 5\r\n", Left::Bytes(5), true),
+            ("content-length: 5\r\nContent-Length: 5\r\n", Left::Bytes(5), true),
+            ("Transfer-Encoding: Chunked\r\n", Left::Chunks(Chunked::default()), true),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", Left::Chunks(Chunked::default()), false),
+            ("Content-Length: 5\r\nConnection: x, Close\r\n", Left::Bytes(5), false),
         ] {
             let head = parse(lines).unwrap();
-            assert_eq!((head.length, head.keep_alive), (length, keep_alive), "{lines}");
+            assert_eq!((head.body, head.keep_alive), (body, keep_alive), "{lines}");
         }
         for status in ["100 Continue", "204 No Content", "304 Not Modified"] {
             let text = format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\n");
-            assert_eq!(Head::parse(text.as_bytes()).unwrap().unwrap().0.length, Length::Bytes(0), "{status}");
+            assert_eq!(Head::parse(text.as_bytes()).unwrap().unwrap().0.body, Left::Bytes(0), "{status}");
         }
         let (old, _) = Head::parse(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n").unwrap().unwrap();
         assert!(!old.keep_alive);
