@@ -1,76 +1,40 @@
 //! The router: all routes, and the layers around them.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, Method, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
+use config::ApiConfig;
 use health::MetricsAccess;
-use runtime::Phase;
-use tower_governor::{
-    GovernorError, GovernorLayer, governor::GovernorConfigBuilder, key_extractor::KeyExtractor,
-};
-use tower_http::{
-    compression::CompressionLayer,
-    cors::{AllowOrigin, CorsLayer},
-};
+use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{
-    AppState, Error, ai, auth, body, client_ip::ClientIp, edge, limit_headers, openapi, routes, runs,
-};
+use crate::{AppState, Error, ai, auth, body, edge, limit_headers, openapi, routes, runs, shield};
 
 /// Ordinary request bodies.
 const MAX_BODY: usize = 256 * 1024;
 
 /// The whole API as one router.
+///
+/// One layer around all routes, [`edge::layer`], and one around the ordinary ones: each layer of a router costs a request
+/// several allocations and a copy of all that it wraps.
 pub fn router(state: AppState) -> Router {
     let access = MetricsAccess::from_config(&state.config.runtime);
     let health = health::router(state.health.clone(), state.metrics.clone(), access);
-    let routes = routes(|ordinary| {
-        ordinary
-            .layer(DefaultBodyLimit::max(MAX_BODY))
-            .layer(middleware::from_fn(body::refuse_longer_than::<MAX_BODY>))
-            .layer(middleware::from_fn_with_state(state.clone(), request_timeout))
-    });
-    // A shield in the process, before anything costs a round trip: 200 requests a second per address, bursts of 1000. The
-    // limits that count are in Redis.
-    let shield = GovernorConfigBuilder::default()
-        .key_extractor(ByClient)
-        .period(Duration::from_millis(5))
-        .burst_size(1_000)
-        .finish()
-        .expect("burst and period are not zero");
-    let buckets = shield.limiter().clone();
-    let lifecycle = state.lifecycle.clone();
-    state.lifecycle.spawn("burst shield upkeep", async move {
-        // By number, not by time alone: a flood of addresses must not fill the memory until the next look.
-        for second in 1_u64.. {
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_secs(1)) => {}
-                () = lifecycle.reached(Phase::Closing) => return,
-            }
-            if second.is_multiple_of(30) || buckets.len() > 10_000 {
-                buckets.retain_recent();
-            }
-        }
-    });
+    let routes =
+        routes(|ordinary| ordinary.layer(middleware::from_fn_with_state(state.clone(), self::ordinary)));
+    state.lifecycle.spawn("burst shield upkeep", shield::keep_small(state.clone()));
     state.lifecycle.spawn("engine connections", state.ai.tend());
     state.lifecycle.spawn("revocation marks", auth::revocation::keep_marks(state.clone()));
-    let shield = GovernorLayer::new(shield).error_handler(too_fast);
     Router::from(routes)
-        .layer(middleware::from_fn_with_state(state.clone(), auth::gate))
-        .layer(shield)
         .with_state(state.clone())
         .merge(health)
         .fallback(|| async { Error::not_found() })
-        // Streams are never compressed: the default predicate leaves text/event-stream alone.
-        .layer(CompressionLayer::new())
-        .layer(tower::util::option_layer(cors(&state)))
         .layer(middleware::from_fn_with_state(state, edge::layer))
 }
 
@@ -85,8 +49,11 @@ pub(crate) fn routes(
         .merge(openapi::router())
 }
 
-/// Ordinary requests end after a while; streams and AI calls have limits of their own.
-async fn request_timeout(State(state): State<AppState>, request: Request, next: Next) -> Response {
+/// Ordinary requests are small and end after a while; streams and AI calls have limits of their own.
+async fn ordinary(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    if let Err(error) = body::limit(&mut request, MAX_BODY) {
+        return error.into_response();
+    }
     match tokio::time::timeout(state.config.request_timeout, next.run(request)).await {
         Ok(response) => response,
         Err(_) => Error::unavailable("timeout", "The request took too long.", Duration::from_secs(1))
@@ -94,39 +61,13 @@ async fn request_timeout(State(state): State<AppState>, request: Request, next: 
     }
 }
 
-fn too_fast(error: GovernorError) -> Response {
-    match error {
-        GovernorError::TooManyRequests { wait_time, .. } => {
-            let detail = "Too many requests at once: wait as long as Retry-After says.";
-            Error::new(StatusCode::TOO_MANY_REQUESTS, "too_fast", detail)
-                .with_retry_after(Duration::from_secs(wait_time))
-                .into_response()
-        }
-        error => Error::internal(error).into_response(),
-    }
-}
-
-/// Keys the burst shield by the address that the whole API agrees on. tower_governor's own extractors believe the leftmost
-/// X-Forwarded-For, which any client can write, and take each address of an IPv6 subscriber for a client.
-#[derive(Debug, Clone)]
-struct ByClient;
-
-impl KeyExtractor for ByClient {
-    type Key = IpAddr;
-
-    fn extract<T>(&self, request: &axum::http::Request<T>) -> Result<IpAddr, GovernorError> {
-        let client = request.extensions().get::<ClientIp>().ok_or(GovernorError::UnableToExtractKey)?;
-        Ok(client.network())
-    }
-}
-
 /// Exact origins or nothing: without origins no CORS header is ever sent.
-fn cors(state: &AppState) -> Option<CorsLayer> {
-    if state.config.cors_allowed_origins.is_empty() {
+pub(crate) fn cors(config: &ApiConfig) -> Option<CorsLayer> {
+    if config.cors_allowed_origins.is_empty() {
         return None;
     }
     let exact: Vec<HeaderValue> =
-        state.config.cors_allowed_origins.iter().filter_map(|o| HeaderValue::from_str(o).ok()).collect();
+        config.cors_allowed_origins.iter().filter_map(|o| HeaderValue::from_str(o).ok()).collect();
     let exposed = ["x-request-id", "location", "idempotent-replayed", "x-ai-cache", "age"]
         .into_iter()
         .chain(limit_headers::EXPOSED);

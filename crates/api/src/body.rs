@@ -3,7 +3,7 @@
 use std::{error::Error as StdError, io};
 
 use axum::{
-    extract::Request,
+    extract::{DefaultBodyLimit, Request},
     http::{HeaderMap, StatusCode, header},
     middleware::Next,
     response::{IntoResponse as _, Response},
@@ -14,11 +14,20 @@ use crate::{Error, Result};
 
 /// Refuses a body by its announced length, before any of it is read and before the client is told to send it
 /// (`Expect: 100-continue`). Those without a length are cut off where they are read.
-pub(crate) async fn refuse_longer_than<const MAX: usize>(request: Request, next: Next) -> Response {
-    if request.body().size_hint().lower() > MAX as u64 {
-        return too_long(MAX).into_response();
+pub(crate) fn limit(request: &mut Request, max: usize) -> Result<()> {
+    if request.body().size_hint().lower() > max as u64 {
+        return Err(too_long(max));
     }
-    next.run(request).await
+    DefaultBodyLimit::max(max).apply(request);
+    Ok(())
+}
+
+/// [`limit`] as a layer.
+pub(crate) async fn limit_to<const MAX: usize>(mut request: Request, next: Next) -> Response {
+    match limit(&mut request, MAX) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
 }
 
 /// 413.

@@ -3,7 +3,10 @@
 //! Request id in, request id out; one log line and one metric per request; panics become 500s; errors get their body here;
 //! security headers on everything.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell, collections::HashMap, convert::Infallible, future::ready, panic::AssertUnwindSafe,
+    sync::Arc, time::Duration,
+};
 
 use axum::{
     body::Body,
@@ -13,14 +16,19 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt as _;
+use metrics::{Counter, Histogram};
 use tokio::time::Instant;
+use tower::{Layer as _, ServiceExt as _};
+use tower_http::compression::CompressionLayer;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use crate::{AppState, Error, limit_headers::LimitStates};
+use crate::{AppState, Error, auth::gate, client_ip::ClientIp, limit_headers::LimitStates};
 
 /// The request's id header, in both directions.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Those that are added here.
+const OUR_HEADERS: usize = 10;
 /// Probes come every second or so and would drown the log.
 const QUIET: [&str; 9] = [
     "/livez",
@@ -44,12 +52,14 @@ pub struct RequestId(pub Arc<str>);
 pub async fn layer(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(request.headers());
-    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     let method = request.method().clone();
     let peer = request.extensions().get::<server::Peer>().map_or(([0, 0, 0, 0], 0).into(), |p| p.0);
     let client = state.client_ips.resolve(peer, request.headers());
     let openai = speaks_openai(request.uri().path());
-    let quiet = QUIET.contains(&route.as_str());
+    let quiet = QUIET.contains(&route);
+    let accepted = request.headers().get(header::ACCEPT_ENCODING).cloned();
     let limits = LimitStates::default();
     request.extensions_mut().insert(RequestId(id.clone()));
     request.extensions_mut().insert(client);
@@ -67,21 +77,26 @@ pub async fn layer(State(state): State<AppState>, mut request: Request, next: Ne
         runtime::trace_context::set_parent(&span, parent);
     }
     let mut response = async {
-        let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-        let mut response =
-            answer.unwrap_or_else(|panic| Error::internal(panic_text(&*panic)).into_response());
+        let answer = answer(&state, request, next);
+        let answer = AssertUnwindSafe(answer).catch_unwind().await;
+        // The panic itself is in the log, see `runtime::Telemetry`.
+        let mut response = answer.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response());
+        if let Some(accepted) = accepted {
+            response = compress(accepted, response).await;
+        }
         write_error(&mut response, &id, openai);
         response
     }
     .instrument(span.clone())
     .await;
+    response.headers_mut().reserve(OUR_HEADERS);
     limits.write(response.headers_mut(), openai);
     security_headers(response.headers_mut());
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
     let (status, took) = (response.status(), started.elapsed());
-    record(&method, &route, status, took);
+    record(&method, route, status, took);
     if !quiet {
         let duration_ms = took.as_micros() as f64 / 1_000.0;
         // For a stream this is the time to its head; its end has a line of its own.
@@ -90,6 +105,43 @@ pub async fn layer(State(state): State<AppState>, mut request: Request, next: Ne
         );
     }
     response
+}
+
+/// Past CORS, which answers preflights by itself and marks every other answer.
+async fn answer(state: &AppState, request: Request, next: Next) -> Response {
+    let Some(cors) = &state.cors else { return admit(state, request, next).await };
+    let inner = tower::service_fn(|request| {
+        let next = next.clone();
+        async { Ok::<_, Infallible>(admit(state, request, next).await) }
+    });
+    cors.layer(inner).oneshot(request).await.unwrap_or_else(|never| match never {})
+}
+
+/// Past the shield and the gate.
+async fn admit(state: &AppState, mut request: Request, next: Next) -> Response {
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map(MatchedPath::as_str);
+    let client = request.extensions().get::<ClientIp>().copied();
+    if let Some(client) = client.filter(|_| !route.is_some_and(|route| QUIET.contains(&route)))
+        && let Err(error) = state.shield.pass(client)
+    {
+        return error.into_response();
+    }
+    match gate(state, route, &mut request) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
+/// As the client can read it. Streams are never compressed: the layer's default leaves text/event-stream alone. It looks at
+/// the request for one header only, so it need not stand around all that happens before.
+async fn compress(accepted: HeaderValue, response: Response) -> Response {
+    let mut request = Request::default();
+    request.headers_mut().insert(header::ACCEPT_ENCODING, accepted);
+    let mut response = Some(response);
+    let given = tower::service_fn(|_: Request| ready(response.take().ok_or(())));
+    let compressed = CompressionLayer::new().layer(given).oneshot(request).await;
+    compressed.map_or_else(|()| StatusCode::INTERNAL_SERVER_ERROR.into_response(), |r| r.map(Body::new))
 }
 
 /// Whether errors on this path are OpenAI's error object.
@@ -105,12 +157,6 @@ fn request_id(headers: &HeaderMap) -> Arc<str> {
             && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
     };
     given.filter(fine).map_or_else(|| Uuid::now_v7().simple().to_string().into(), Into::into)
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> anyhow::Error {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    anyhow::anyhow!("a handler panicked: {}", text.unwrap_or_else(|| "no message".to_owned()))
 }
 
 /// Gives an error its body, and logs it if it is ours.
@@ -131,9 +177,8 @@ fn write_error(response: &mut Response, id: &str, openai: bool) {
         }
         None => bare(status),
     };
-    if status == StatusCode::INTERNAL_SERVER_ERROR {
-        let cause = error.source().map_or_else(|| "unknown".to_owned(), |e| format!("{e:#}"));
-        tracing::error!(error = cause, "request failed");
+    if let Some(source) = error.source().filter(|_| status == StatusCode::INTERNAL_SERVER_ERROR) {
+        tracing::error!(error = %format_args!("{source:#}"), "request failed");
     } else if let Some(source) = error.source() {
         tracing::warn!(error = %format_args!("{source:#}"), code = error.code(), "request refused");
     }
@@ -179,12 +224,35 @@ fn known(method: &Method) -> &'static str {
     KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("other")
 }
 
+/// The counter and the histogram of one method and status of a route.
+type Series = (&'static str, StatusCode, Counter, Histogram);
+
+thread_local! {
+    /// By route. Looking a metric up by its labels costs more than counting, and there are only so many.
+    static SERIES: RefCell<HashMap<String, Vec<Series>>> = RefCell::default();
+}
+
 fn record(method: &Method, route: &str, status: StatusCode, took: Duration) {
-    let labels = [
-        ("method", known(method).to_owned()),
-        ("route", route.to_owned()),
-        ("status", status.as_u16().to_string()),
-    ];
-    metrics::counter!("http_requests_total", &labels).increment(1);
-    metrics::histogram!("http_request_seconds", &labels[..2]).record(took);
+    let method = known(method);
+    SERIES.with_borrow_mut(|routes| {
+        if !routes.contains_key(route) {
+            routes.insert(route.to_owned(), Vec::new());
+        }
+        let Some(of_route) = routes.get_mut(route) else { return };
+        let at = of_route.iter().position(|series| series.0 == method && series.1 == status);
+        let at = at.unwrap_or_else(|| {
+            let labels = [
+                ("method", method.to_owned()),
+                ("route", route.to_owned()),
+                ("status", status.as_u16().to_string()),
+            ];
+            let requests = metrics::counter!("http_requests_total", &labels);
+            let seconds = metrics::histogram!("http_request_seconds", &labels[..2]);
+            of_route.push((method, status, requests, seconds));
+            of_route.len() - 1
+        });
+        let (_, _, requests, seconds) = &of_route[at];
+        requests.increment(1);
+        seconds.record(took);
+    });
 }

@@ -1,7 +1,7 @@
 //! The API: who is asking, whether they may, and the routes.
 //!
-//! A request's way: [`edge`] (request id, log line, panics, headers, problem documents) -> CORS and compression -> the burst
-//! shield -> default-deny authentication ([`auth::gate`]) -> the handler, whose arguments say who may call it
+//! A request's way: [`edge`] (request id, log line, panics, headers, problem documents, compression, CORS) -> the burst
+//! shield -> default-deny authentication (`auth::gate`) -> the handler, whose arguments say who may call it
 //! ([`admission::Caller`], [`admission::Anonymous`]) and run the admission script.
 //!
 //! One file per endpoint under `routes/<resource>/<verb>.rs`: error cases, documentation, handler.
@@ -21,6 +21,7 @@ pub mod openapi;
 pub mod operator;
 pub mod routes;
 pub mod runs;
+mod shield;
 mod state;
 mod stream_permit;
 

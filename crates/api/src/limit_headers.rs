@@ -9,6 +9,8 @@ use std::{
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use limits::{Admitted, ChargeState, Limited};
 
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 /// Headers of this module, and those beside them, for scripts of other origins to read (CORS).
 pub(crate) const EXPOSED: [&str; 10] = [
     "ratelimit",
@@ -66,20 +68,23 @@ fn standard(headers: &mut HeaderMap, states: &[ChargeState]) {
     if states.is_empty() {
         return;
     }
-    let (mut policies, mut current) = (Vec::new(), Vec::new());
+    let room = 48 * states.len();
+    let (mut policies, mut current) = (String::with_capacity(room), String::with_capacity(room));
     for state in states {
         let ChargeState { policy, limit, remaining, .. } = state;
-        policies.push(if state.period.is_zero() {
-            format!("\"{policy}\";q={limit};qu=\"concurrent-requests\"")
+        let comma = if policies.is_empty() { "" } else { ", " };
+        // Writing to a String cannot fail.
+        let _ = if state.period.is_zero() {
+            write!(policies, "{comma}\"{policy}\";q={limit};qu=\"concurrent-requests\"")
         } else {
-            format!("\"{policy}\";q={limit};w={}", state.period.as_secs().max(1))
-        });
+            write!(policies, "{comma}\"{policy}\";q={limit};w={}", state.period.as_secs().max(1))
+        };
         let reset = state.reset.as_millis().div_ceil(1_000);
-        current.push(format!("\"{policy}\";r={remaining};t={reset}"));
+        let _ = write!(current, "{comma}\"{policy}\";r={remaining};t={reset}");
     }
-    for (name, items) in [("ratelimit-policy", policies), ("ratelimit", current)] {
-        if let Ok(value) = HeaderValue::from_str(&items.join(", ")) {
-            headers.insert(HeaderName::from_static(name), value);
+    for (name, items) in [(RATELIMIT_POLICY, policies), (RATELIMIT, current)] {
+        if let Ok(value) = HeaderValue::try_from(items) {
+            headers.insert(name, value);
         }
     }
 }

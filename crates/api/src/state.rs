@@ -9,15 +9,18 @@ use health::Registry;
 use limits::{Limiter, Policies};
 use runtime::{Clock, Lifecycle, MetricsHandle};
 use secrecy::ExposeSecret as _;
+use tower_http::cors::CorsLayer;
 use tracing::Instrument as _;
 use webhooks::Verifier;
 
 use crate::{
     Error, Result,
     ai::Ai,
+    app,
     auth::{Keyring, Marks, Passwords},
     client_ip::ClientIps,
     runs::Runs,
+    shield::Shield,
 };
 
 /// Everything the API needs; clones are cheap.
@@ -52,6 +55,10 @@ pub struct Inner {
     pub runs: Runs,
     /// Who may send webhooks.
     pub webhook_senders: BTreeMap<String, Verifier>,
+    /// Against bursts, before the limits.
+    pub(crate) shield: Shield,
+    /// What scripts of other origins may do.
+    pub(crate) cors: Option<CorsLayer>,
     /// Who is behind a connection.
     pub client_ips: Arc<ClientIps>,
     /// Health checks.
@@ -100,6 +107,8 @@ impl AppState {
         let webhook_senders = webhook_senders(&config.webhooks)?;
         let client_ips = Arc::new(ClientIps::new(config.trusted_proxy.clone()));
         let inner = Inner {
+            shield: Shield::default(),
+            cors: app::cors(&config),
             config,
             database,
             redis,

@@ -48,8 +48,25 @@ fn development_needs_only_the_addresses_of_its_services() {
 fn production_is_accepted_when_everything_is_set() {
     let api = ApiConfig::from_vars(&production()).unwrap();
     assert_eq!(api.runtime.environment, Environment::Production);
-    assert_eq!(api.limits.login.to_string(), "5/15m");
-    assert_eq!(api.limits.global.period, Duration::from_secs(900));
+    let limits = &api.limits;
+    let rates = [
+        (&limits.global, "100/15m"),
+        (&limits.login, "5/15m"),
+        (&limits.refresh, "60/15m"),
+        (&limits.signup, "5/1h"),
+        (&limits.ai_requests, "60/1m"),
+        (&limits.ai_tokens, "100000/1m"),
+        (&limits.ai_tokens_daily, "1000000/1d"),
+        (&limits.user_jobs, "20/1h"),
+    ];
+    for (rate, wanted) in rates {
+        assert_eq!(rate.to_string(), wanted);
+    }
+    let http = &api.runtime.http;
+    assert_eq!(
+        [http.header_timeout, http.body_idle_timeout, http.keep_alive, http.write_stall_timeout],
+        [10, 20, 75, 30].map(Duration::from_secs)
+    );
     assert_eq!(api.auth.signup, SignUp::Closed, "nobody registers unless somebody says so");
     assert!(!api.shows_mails);
 }

@@ -7,12 +7,17 @@
 //!
 //! There is a line for every request, so values are encoded once, when they are recorded, and then copied.
 
-use std::{fmt, io::Write as _};
+use std::{
+    cell::RefCell,
+    fmt::{self, Write as _},
+    io::Write as _,
+    ops::Range,
+};
 
-use chrono::{SecondsFormat, Utc};
+use chrono::Utc;
 use serde::Serialize;
 use tracing::{
-    Event, Subscriber,
+    Event, Level, Subscriber,
     field::{Field, Visit},
     span::{Attributes, Id, Record},
 };
@@ -44,21 +49,23 @@ impl JsonLog {
         &self,
         event: &Event<'_>,
         ctx: &Context<'_, S>,
-    ) -> String {
+    ) -> Vec<u8> {
         let meta = event.metadata();
         let mut own = Fields::default();
         event.record(&mut own);
-        let message = own.find("message").map_or_else(|| encode(meta.name()), ToOwned::to_owned);
-        let mut line = String::with_capacity(512);
-        line += r#"{"timestamp":""#;
-        line += &now();
-        line += r#"","level":""#;
-        line += &meta.level().as_str().to_ascii_lowercase();
-        line += r#"","message":"#;
-        line += &message;
-        line += &self.process;
-        line += r#","target":"#;
-        line += &encode(meta.target());
+        let mut line = Vec::with_capacity(1_024);
+        line.extend_from_slice(br#"{"timestamp":""#);
+        push_now(&mut line);
+        line.extend_from_slice(br#"","level":""#);
+        line.extend_from_slice(level(*meta.level()).as_bytes());
+        line.extend_from_slice(br#"","message":"#);
+        match own.find("message") {
+            Some(message) => line.extend_from_slice(message),
+            None => push(&mut line, meta.name()),
+        }
+        line.extend_from_slice(self.process.as_bytes());
+        line.extend_from_slice(br#","target":"#);
+        push(&mut line, meta.target());
         let mut written: Vec<&'static str> = Vec::with_capacity(16);
         own.write(&mut line, &mut written);
         for span in ctx.event_scope(event).into_iter().flatten() {
@@ -66,22 +73,48 @@ impl JsonLog {
                 fields.write(&mut line, &mut written);
             }
         }
-        line += "}\n";
+        line.extend_from_slice(b"}\n");
         line
     }
 }
 
-/// As JSON. Keys of maps are strings here, so it cannot fail.
-fn encode<T: Serialize + ?Sized>(value: &T) -> String {
+fn encode(value: &str) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
+}
+
+/// Adds a value as JSON. Keys of maps are strings here, so it cannot fail.
+fn push<T: Serialize + ?Sized>(text: &mut Vec<u8>, value: &T) {
+    let _ = serde_json::to_writer(text, value);
+}
+
+fn level(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warn",
+        Level::INFO => "info",
+        Level::DEBUG => "debug",
+        Level::TRACE => "trace",
+    }
 }
 
 #[expect(
     clippy::disallowed_methods,
     reason = "a log line carries the wall clock's time, not the test clock's"
 )]
-fn now() -> String {
-    Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true)
+fn push_now(line: &mut Vec<u8>) {
+    let now = Utc::now();
+    // What the seconds look like is the same for all lines of a second.
+    thread_local! {
+        static SECOND: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
+    }
+    SECOND.with_borrow_mut(|(second, text)| {
+        if *second != now.timestamp() {
+            *second = now.timestamp();
+            *text = now.format("%Y-%m-%dT%H:%M:%S.").to_string();
+        }
+        line.extend_from_slice(text.as_bytes());
+    });
+    let _ = write!(line, "{:03}Z", now.timestamp_subsec_millis().min(999));
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLog {
@@ -102,39 +135,48 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLog {
     fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
         let line = self.line(event, &ctx);
         // One write per line, so that lines of several threads do not mix.
-        let _ = std::io::stdout().lock().write_all(line.as_bytes());
+        let _ = std::io::stdout().lock().write_all(&line);
     }
 }
 
-/// Names with their values, which are encoded already.
+/// Names with their values, which are encoded already and stand one after the other.
 #[derive(Default)]
-struct Fields(Vec<(&'static str, String)>);
+struct Fields {
+    text: Vec<u8>,
+    places: Vec<(&'static str, Range<usize>)>,
+}
 
 impl Fields {
-    fn find(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    fn find(&self, name: &str) -> Option<&[u8]> {
+        self.places.iter().find(|(known, _)| *known == name).map(|(_, place)| &self.text[place.clone()])
     }
 
     /// Those whose names are not in `written` yet.
-    fn write(&self, line: &mut String, written: &mut Vec<&'static str>) {
-        for (name, value) in &self.0 {
+    fn write(&self, line: &mut Vec<u8>, written: &mut Vec<&'static str>) {
+        for (name, place) in &self.places {
             if written.contains(name) || FIXED.contains(name) {
                 continue;
             }
             written.push(name);
-            line.push(',');
-            *line += &encode(name);
-            line.push(':');
-            *line += value;
+            line.push(b',');
+            push(line, *name);
+            line.push(b':');
+            line.extend_from_slice(&self.text[place.clone()]);
         }
     }
 
     fn put<T: Serialize + ?Sized>(&mut self, field: &Field, value: &T) {
         let name = field.name();
-        let value = if redact::is_sensitive(name) { encode(redact::REDACTED) } else { encode(value) };
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, known)) => *known = value,
-            None => self.0.push((name, value)),
+        let start = self.text.len();
+        if redact::is_sensitive_name(name) {
+            push(&mut self.text, redact::REDACTED);
+        } else {
+            push(&mut self.text, value);
+        }
+        let place = start..self.text.len();
+        match self.places.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known = place,
+            None => self.places.push((name, place)),
         }
     }
 
@@ -152,7 +194,9 @@ impl Fields {
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put_text(field, &format!("{value:?}"));
+        let mut text = String::with_capacity(64);
+        let _ = write!(text, "{value:?}");
+        self.put_text(field, &text);
     }
     fn record_str(&mut self, field: &Field, value: &str) {
         self.put_text(field, value);
@@ -202,7 +246,8 @@ mod tests {
             self.0.on_record(id, values, ctx);
         }
         fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
-            *self.1.lock().expect("no panic before") += &self.0.line(event, &ctx);
+            let line = String::from_utf8(self.0.line(event, &ctx)).expect("JSON is UTF-8");
+            *self.1.lock().expect("no panic before") += &line;
         }
     }
 

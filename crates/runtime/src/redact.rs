@@ -2,6 +2,8 @@
 
 use std::{
     borrow::Cow,
+    cell::RefCell,
+    collections::HashMap,
     sync::{LazyLock, OnceLock},
 };
 
@@ -27,11 +29,19 @@ const SENSITIVE: [&str; 11] = [
 const HARMLESS: [&str; 6] =
     ["tokens", "token_type", "token_usage", "first_token", "token_interval", "secret_count"];
 
-/// Every field and every text of every log line is looked at, so all words are looked for in one go.
+/// All words are looked for in one go.
 fn any_of<P: AsRef<[u8]>>(words: impl IntoIterator<Item = P>) -> AhoCorasick {
     let mut builder = AhoCorasickBuilder::new();
     builder.match_kind(MatchKind::LeftmostLongest).ascii_case_insensitive(true);
     builder.build(words).expect("a few short words")
+}
+
+/// [`is_sensitive`] for names in the program, of which there are only so many: each is looked at once in a thread.
+pub(crate) fn is_sensitive_name(field: &'static str) -> bool {
+    thread_local! {
+        static KNOWN: RefCell<HashMap<&'static str, bool>> = RefCell::default();
+    }
+    KNOWN.with_borrow_mut(|known| *known.entry(field).or_insert_with(|| is_sensitive(field)))
 }
 
 /// True for a field whose value must not be shown, by its name.
@@ -61,7 +71,7 @@ pub fn learn(secrets: impl IntoIterator<Item = String>) {
 /// And the secrets of this process, if they were told to [`learn`].
 pub fn text(input: &str) -> Cow<'_, str> {
     match LEARNED.get() {
-        Some(Some(learned)) if learned.is_match(input) => {
+        Some(Some(learned)) if input.len() >= SHORTEST && learned.is_match(input) => {
             let places = vec![REDACTED; learned.patterns_len()];
             Cow::Owned(patterns(&learned.replace_all(input, &places)).into_owned())
         }
@@ -70,9 +80,7 @@ pub fn text(input: &str) -> Cow<'_, str> {
 }
 
 fn patterns(input: &str) -> Cow<'_, str> {
-    const MARKS: [&str; 7] = ["eyJ", "blst_", "sk-", "rt_", "ot_", "Bearer ", "://"];
-    static MARKED: LazyLock<AhoCorasick> = LazyLock::new(|| any_of(MARKS));
-    if !MARKED.is_match(input) {
+    if !is_marked(input) {
         return Cow::Borrowed(input);
     }
     let mut out = String::with_capacity(input.len());
@@ -80,6 +88,19 @@ fn patterns(input: &str) -> Cow<'_, str> {
         out.push_str(&redact_word(word, out.ends_with("Bearer ") || out.ends_with("bearer ")));
     }
     Cow::Owned(out)
+}
+
+/// Whether one of the marks `eyJ`, `blst_`, `sk-`, `rt_`, `ot_`, `Bearer ` and `://` may stand in it, told by its last three
+/// characters. Nearly every text of a log line has none.
+fn is_marked(input: &str) -> bool {
+    input.as_bytes().windows(3).any(|end| match end[2] {
+        b'j' | b'J' => end[..2].eq_ignore_ascii_case(b"ey"),
+        b'_' => [b"st", b"rt", b"ot"].iter().any(|before| end[..2].eq_ignore_ascii_case(*before)),
+        b'-' => end[..2].eq_ignore_ascii_case(b"sk"),
+        b' ' => end[..2].eq_ignore_ascii_case(b"er"),
+        b'/' => &end[..2] == b":/",
+        _ => false,
+    })
 }
 
 fn split_keeping_separators(input: &str) -> impl Iterator<Item = &str> {

@@ -1,7 +1,7 @@
 //! Logs, metrics, traces and error reports, started in sync code before the async runtime exists: Sentry's hub is per
 //! thread and must be there before the worker threads, and both exporters bring a thread of their own.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::{backtrace::BacktraceStatus, io::IsTerminal as _, time::Duration};
 
 use config::{Environment, LogFormat, RuntimeConfig, TelemetryConfig};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -70,6 +70,7 @@ impl Telemetry {
         let sentry = start_sentry(service, config.environment, &config.telemetry);
         let tracer = start_otlp(service, config.environment, &config.telemetry);
         start_logs(service, config.environment, &config.telemetry, sentry.is_some(), tracer.as_ref());
+        log_panics();
         Self { metrics: start_metrics(service), tracer, sentry }
     }
 
@@ -142,6 +143,18 @@ fn start_logs(
         .with(sentry_spans)
         .with(otlp)
         .try_init();
+}
+
+/// A panic is an error like any other: one log line with the fields of the request or job in which it happened, secrets
+/// removed, and so one Sentry event. Sentry's own hook sends while the thread waits, and the error would be told twice.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.payload_as_str().unwrap_or("no message");
+        let location = panic.location().map(ToString::to_string);
+        let backtrace = std::backtrace::Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+        tracing::error!(panic = text, location, backtrace, "panicked");
+    }));
 }
 
 fn start_metrics(service: &'static str) -> MetricsHandle {
@@ -260,7 +273,38 @@ fn scrub_value(key: &str, value: &mut Value) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+
+    /// Fields of events, as text.
+    #[derive(Clone, Default)]
+    struct Events(Arc<Mutex<Vec<String>>>);
+
+    impl<S: tracing::Subscriber> Layer<S> for Events {
+        fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+            let mut text = event.metadata().level().to_string();
+            event.record(&mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+                text += &format!(" {field}={value:?}");
+            });
+            self.0.lock().unwrap().push(text);
+        }
+    }
+
+    #[test]
+    fn a_panic_is_one_error_in_the_log() {
+        let events = Events::default();
+        let subscriber = tracing_subscriber::registry().with(events.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            log_panics();
+            let _ = std::panic::catch_unwind(|| panic!("out of {}", "order"));
+            let _ = std::panic::take_hook();
+        });
+        let events = events.0.lock().unwrap();
+        let [event] = events.as_slice() else { panic!("{events:?}") };
+        assert!(event.starts_with("ERROR"), "{event}");
+        assert!(event.contains("out of order") && event.contains("telemetry.rs:"), "{event}");
+    }
 
     #[test]
     fn nothing_secret_reaches_sentry() {

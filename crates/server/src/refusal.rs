@@ -6,7 +6,10 @@
 
 use std::fmt::Write as _;
 
-use axum::body::{Body, Bytes};
+use axum::{
+    body::{Body, Bytes},
+    middleware::Next,
+};
 use hyper::{
     HeaderMap, Request, Response, StatusCode, Version,
     header::{self, HeaderName, HeaderValue},
@@ -90,11 +93,16 @@ pub(crate) fn instead_of(written: &[u8]) -> Option<Bytes> {
 
 fn answer(status: StatusCode, detail: &str) -> (HeaderMap, String) {
     metrics::counter!("http_heads_refused_total", "status" => status.as_u16().to_string()).increment(1);
+    let (mut headers, body) = problem(status, "malformed_request", detail);
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    (headers, body)
+}
+
+fn problem(status: StatusCode, code: &str, detail: &str) -> (HeaderMap, String) {
     let id = Uuid::now_v7().simple().to_string();
     let mut headers = HeaderMap::from_iter(SECURITY_HEADERS);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     let value = HeaderValue::from_str(&id).expect("hex digits make a header");
     headers.insert("x-request-id", value);
     let (number, title) = (status.as_u16(), status.canonical_reason().unwrap_or("Error"));
@@ -102,9 +110,41 @@ fn answer(status: StatusCode, detail: &str) -> (HeaderMap, String) {
     // Nothing here needs escaping.
     let _ = write!(
         body,
-        r#"{{"type":"about:blank","title":"{title}","status":{number},"detail":"{detail}","code":"malformed_request","request_id":"{id}"}}"#
+        r#"{{"type":"about:blank","title":"{title}","status":{number},"detail":"{detail}","code":"{code}","request_id":"{id}"}}"#
     );
     (headers, body)
+}
+
+/// A layer for routers that serve health and metrics only: what every answer has, and a problem document for those that are
+/// refused without a word. The API's own edge does this and more.
+pub async fn complete(request: axum::extract::Request, next: Next) -> Response<Body> {
+    let mut response = next.run(request).await;
+    let status = response.status();
+    let is_error = status.is_client_error() || status.is_server_error();
+    if is_error && !response.headers().contains_key(header::CONTENT_TYPE) {
+        let (code, detail) = match status {
+            StatusCode::NOT_FOUND => ("not_found", "There is nothing here."),
+            StatusCode::METHOD_NOT_ALLOWED => ("method_not_allowed", "This route has no such method."),
+            StatusCode::UNAUTHORIZED => {
+                ("missing_credentials", "Send `Authorization: Bearer METRICS_TOKEN`.")
+            }
+            _ => ("refused", "The request was refused."),
+        };
+        let (headers, body) = problem(status, code, detail);
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        response.headers_mut().extend(headers);
+        *response.body_mut() = Body::from(body);
+        return response;
+    }
+    let id = Uuid::now_v7().simple().to_string();
+    let id = HeaderValue::from_str(&id).expect("hex digits make a header");
+    for (name, value) in SECURITY_HEADERS.into_iter().chain([
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (HeaderName::from_static("x-request-id"), id),
+    ]) {
+        response.headers_mut().entry(name).or_insert(value);
+    }
+    response
 }
 
 #[cfg(test)]

@@ -89,11 +89,10 @@ impl ApiKeySecret {
 
 /// Bytes as lower-case hex.
 pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut out, b| {
-        let _ = write!(out, "{b:02x}");
-        out
-    })
+    let digit = |d: u8| char::from(b"0123456789abcdef"[usize::from(d)]);
+    let mut out = String::with_capacity(2 * bytes.len());
+    out.extend(bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]));
+    out
 }
 
 /// What a key may do: the read-through record in Redis.
@@ -211,12 +210,12 @@ impl Default for KeyRecords {
 impl KeyRecords {
     /// What is known of this key.
     pub fn get(&self, public_id: &str) -> Option<Known> {
-        self.0.get(&public_id.to_owned()).map(|(known, _)| known)
+        self.0.get(public_id).map(|(known, _)| known)
     }
 
     /// True when the record is not there, or was not compared with the database lately.
     pub fn is_old(&self, public_id: &str) -> bool {
-        self.0.get(&public_id.to_owned()).is_none_or(|(_, since)| since.elapsed() > OLD)
+        self.0.get(public_id).is_none_or(|(_, since)| since.elapsed() > OLD)
     }
 
     /// Remembers an encoded record; `None` when it is malformed.

@@ -2,6 +2,7 @@
 //! What is asked for again moves to the young one. Less exact than LRU, and needs no list.
 
 use std::{
+    borrow::Borrow,
     collections::HashMap,
     hash::Hash,
     sync::{Mutex, PoisonError},
@@ -13,19 +14,22 @@ pub(super) struct Cache<K, V> {
     capacity: usize,
 }
 
-impl<K: Eq + Hash + Clone, V: Clone> Cache<K, V> {
+impl<K: Eq + Hash, V: Clone> Cache<K, V> {
     /// Holds at most twice `capacity`.
     pub(super) fn new(capacity: usize) -> Self {
         Self { generations: Mutex::default(), capacity }
     }
 
-    pub(super) fn get(&self, key: &K) -> Option<V> {
+    pub(super) fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
         let mut both = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = both.0.get(key) {
             return Some(value.clone());
         }
-        let value = both.1.remove(key)?;
-        self.put(&mut both, key.clone(), value.clone());
+        let (key, value) = both.1.remove_entry(key)?;
+        self.put(&mut both, key, value.clone());
         Some(value)
     }
 

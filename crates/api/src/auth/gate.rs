@@ -1,10 +1,10 @@
 //! The gate: nothing is public unless it stands in [`PUBLIC_ROUTES`].
 
+use std::sync::Arc;
+
 use axum::{
-    extract::{MatchedPath, Request, State},
+    extract::Request,
     http::{HeaderMap, Uri, header},
-    middleware::Next,
-    response::{IntoResponse, Response},
 };
 
 use super::{ApiKeySecret, Claims};
@@ -45,37 +45,36 @@ const TICKET_ROUTES: &[(&str, &str)] = &[("GET", "/v1/runs/{id}/events")];
 #[derive(Clone)]
 pub(crate) enum Credential {
     /// An access token with a good signature.
-    Token(Claims),
+    Token(Arc<Claims>),
     /// A well-formed API key. Its secret is compared when the record is known.
     Key(ApiKeySecret),
 }
 
-/// Lets a request through to a public route, or with a genuine credential.
-pub async fn gate(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
-    let Some(route) = request.extensions().get::<MatchedPath>().map(|p| p.as_str().to_owned()) else {
-        return next.run(request).await;
-    };
+/// Lets a request through to a public route, or with a genuine credential. `route` is the template of the one that was found,
+/// if one was.
+pub(crate) fn gate(state: &AppState, route: Option<&str>, request: &mut Request) -> Result<(), Error> {
+    let Some(route) = route else { return Ok(()) };
     let method = if request.method() == "HEAD" { "GET" } else { request.method().as_str() };
-    if PUBLIC_ROUTES.contains(&(method, route.as_str())) {
-        return next.run(request).await;
+    if PUBLIC_ROUTES.contains(&(method, route)) {
+        return Ok(());
     }
-    if TICKET_ROUTES.contains(&(method, route.as_str())) && brings_ticket(request.uri()) {
+    if TICKET_ROUTES.contains(&(method, route)) && brings_ticket(request.uri()) {
         let others = ["authorization", "x-api-key"];
         if others.iter().any(|name| request.headers().contains_key(*name)) {
-            return refuse("two credentials", "Send one credential, not two.").into_response();
+            return Err(refuse("two credentials", "Send one credential, not two."));
         }
-        return next.run(request).await;
+        return Ok(());
     }
-    match authenticate(&state, request.headers()) {
+    match authenticate(state, request.headers()) {
         Ok(credential) => {
             request.extensions_mut().insert(credential);
-            next.run(request).await
+            Ok(())
         }
         // `GET /v1/auth/login` is told that there is no such method, not to log in.
-        Err(_) if PUBLIC_ROUTES.iter().any(|(_, path)| *path == route) && !openapi::has(method, &route) => {
-            next.run(request).await
+        Err(_) if PUBLIC_ROUTES.iter().any(|(_, path)| *path == route) && !openapi::has(method, route) => {
+            Ok(())
         }
-        Err(error) => error.into_response(),
+        Err(error) => Err(error),
     }
 }
 

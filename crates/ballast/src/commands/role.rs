@@ -28,10 +28,17 @@ pub(crate) fn serve(
     if let Some(port) = http.admin_port {
         let listener = server::bind(http.host, port)?;
         tracing::info!(address = %listener.local_addr()?, "metrics and health for the inside");
-        let router = health::admin_router(registry.clone(), metrics.clone());
+        let router = only_health(health::admin_router(registry.clone(), metrics.clone()));
         lifecycle.spawn("admin server", server::serve(listener, router, http.clone(), lifecycle.clone()));
     }
     Ok(())
+}
+
+/// A router that has nothing but health and metrics, answering like the API's.
+pub(crate) fn only_health(health: Router) -> Router {
+    health
+        .fallback(|| async { axum::http::StatusCode::NOT_FOUND })
+        .layer(axum::middleware::from_fn(server::complete))
 }
 
 /// Keeps gauges current and histograms bounded.

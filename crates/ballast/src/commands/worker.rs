@@ -34,8 +34,7 @@ impl Worker {
                 let database = checked.clone();
                 async move { database.check().await }
             });
-            let router = health::router(registry.clone(), metrics.clone(), access)
-                .fallback(|| async { axum::http::StatusCode::NOT_FOUND });
+            let router = role::only_health(health::router(registry.clone(), metrics.clone(), access));
             role::serve(listener, router, &registry, &metrics, &http, &lifecycle)?;
             let handle = start_jobs(config, database.clone(), &registry, &lifecycle).await?;
             role::watch_database(&lifecycle, database.clone());

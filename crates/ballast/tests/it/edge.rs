@@ -1,9 +1,8 @@
 //! What every answer has.
 
-use axum::{Router, body::Body, http::Request, middleware, routing::get};
-use http_body_util::BodyExt as _;
+use axum::{Router, body::Body, middleware, routing::get};
+use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
-use tower::ServiceExt as _;
 
 use crate::support::{Deployment, TestApp, free_port, ready};
 
@@ -30,28 +29,105 @@ async fn a_plain_request_id_is_kept_and_a_hostile_one_replaced() {
     }
 }
 
-async fn boom() -> String {
+async fn boom() -> &'static str {
     panic!("the secret is hunter2")
 }
 
-/// Case H9, panics.
-#[tokio::test]
+async fn boom_later() -> Body {
+    let parts = [Ok::<_, std::io::Error>("begun")];
+    Body::from_stream(stream::iter(parts).chain(stream::once(async { panic!("the secret is hunter2") })))
+}
+
+/// Case H9, panics: over a real socket, in a handler and in a body.
+#[tokio::test(flavor = "multi_thread")]
 async fn a_panic_is_a_500_that_tells_nothing_and_the_process_goes_on() {
     let app = TestApp::start().await;
     let router = Router::new()
         .route("/boom", get(boom))
+        .route("/boom/later", get(boom_later))
+        .route("/fine", get(async || "fine"))
         .layer(middleware::from_fn_with_state(app.state.clone(), api::edge::layer));
+    let config = app.state.config.runtime.http.clone();
+    let listener = server::bind(config.host, 0).unwrap();
+    let url = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    let lifecycle = app.state.lifecycle.clone();
+    lifecycle.spawn("panicking server", server::serve(listener, router, config, lifecycle.clone()));
+    // One connection at most, so that it is the same one while it lasts.
+    let client = reqwest::Client::builder().pool_max_idle_per_host(1).build().unwrap();
+    let ask = async |path: &str| client.get(format!("{url}{path}")).send().await.unwrap();
     for _ in 0..3 {
-        let response =
-            router.clone().oneshot(Request::get("/boom").body(Body::empty()).unwrap()).await.unwrap();
+        let response = ask("/boom").await;
         assert_eq!(response.status(), 500);
         assert!(HEADERS.iter().all(|name| response.headers().contains_key(*name)));
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        let text = String::from_utf8(body.to_vec()).unwrap();
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        let text = response.text().await.unwrap();
         assert!(!text.contains("hunter2"), "{text}");
         let body: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(body["code"], "internal");
+        assert_eq!(ask("/fine").await.text().await.unwrap(), "fine");
+
+        let cut = ask("/boom/later").await;
+        assert_eq!(cut.status(), 200);
+        cut.text().await.expect_err("a body that is not whole does not end as if it were");
+        assert_eq!(ask("/fine").await.text().await.unwrap(), "fine");
     }
+}
+
+/// Case H9: also where only health and metrics are served.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worker_and_the_admin_port_answer_with_the_same_headers_and_problem_documents() {
+    let deployment = Deployment::new().await;
+    let (port, admin) = (free_port(), free_port());
+    let admin_text = admin.to_string();
+    let vars = [("ADMIN_PORT", admin_text.as_str()), ("METRICS_TOKEN", "a-metrics-token-of-24-bytes")];
+    let _worker = deployment.start("worker", port, &vars);
+    ready(port).await;
+    let client = reqwest::Client::new();
+    let propfind = || reqwest::Method::from_bytes(b"PROPFIND").unwrap();
+    let cases = [
+        (port, reqwest::Method::GET, "/livez", 200),
+        (port, reqwest::Method::GET, "/metrics", 401),
+        (port, reqwest::Method::GET, "/nope", 404),
+        (port, propfind(), "/livez", 405),
+        (admin, reqwest::Method::GET, "/metrics", 200),
+        (admin, reqwest::Method::GET, "/nope", 404),
+        (admin, propfind(), "/livez", 405),
+    ];
+    for (port, method, path, status) in cases {
+        let answer = client.request(method, format!("http://127.0.0.1:{port}{path}")).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+        let headers = answer.headers().clone();
+        assert!(HEADERS.iter().all(|name| headers.contains_key(*name)), "{path}: {headers:?}");
+        if status != 200 {
+            assert_eq!(headers["content-type"], "application/problem+json", "{path}");
+            let body: Value = answer.json().await.unwrap();
+            assert_eq!(
+                (&body["status"], &body["request_id"]),
+                (&status.into(), &headers["x-request-id"].to_str().unwrap().into())
+            );
+        }
+    }
+}
+
+/// `REQUEST_TIMEOUT`: what waits for something that does not come ends, and what streams does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordinary_request_ends_after_the_request_timeout_and_a_stream_goes_on() {
+    let app = TestApp::with(&[("REQUEST_TIMEOUT", "1s")]).await;
+    let user = app.user().await;
+    let mut holding = app.database.pool().begin().await.unwrap();
+    sqlx::query("lock table users in access exclusive mode").execute(&mut *holding).await.unwrap();
+    let ask = serde_json::json!({
+        "model": "sim", "stream": true,
+        "messages": [{ "role": "user", "content": "[[sim tokens=8 token-interval-ms=300]] say something" }],
+    });
+    let started = std::time::Instant::now();
+    let (refused, stream) = tokio::join!(user.get("/v1/me"), user.post("/v1/chat/completions", ask));
+    drop(holding);
+    let refused = refused.problem(503, "timeout");
+    assert_eq!(refused.header("retry-after"), "1");
+    let stream = stream.expect(200);
+    assert!(stream.text.contains("data: [DONE]"), "{}", stream.text);
+    assert!(started.elapsed().as_millis() > 2_000, "the stream was longer than the timeout");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ mod resend_verification;
 mod reset_password;
 mod verify_email;
 
-use axum::{extract::DefaultBodyLimit, http::HeaderMap, middleware};
+use axum::{http::HeaderMap, middleware};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization as _;
@@ -41,8 +41,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(change_password::change_password))
         .routes(routes!(forgot_password::forgot_password))
         .routes(routes!(reset_password::reset_password))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn(body::refuse_longer_than::<MAX_BODY>))
+        .layer(middleware::from_fn(body::limit_to::<MAX_BODY>))
 }
 
 /// What a login or a refresh answers (RFC 6749, section 5.1).

@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use serde_json::json;
 
 use super::redis_server::RedisServer;
-use crate::support::{Deployment, TestApp, free_port, ready};
+use crate::support::{Deployment, TestApp, free_port, in_full, ready};
 
 /// The library, where there is one.
 fn libfaketime() -> Option<String> {
@@ -20,6 +20,8 @@ fn libfaketime() -> Option<String> {
     ];
     let found = places.into_iter().find(|place| Path::new(place).exists());
     if found.is_none() {
+        // Where everything is to be shown, something missing is a failure.
+        assert!(!in_full() && std::env::var_os("CI").is_none(), "libfaketime is not installed");
         eprintln!("skipped: libfaketime is not installed (Debian: apt-get install faketime)");
     }
     found

@@ -74,6 +74,25 @@ impl Stand {
         stand
     }
 
+    /// One more API over the same servers, and its port.
+    async fn replica(&self, more: &[(&str, &str)]) -> (Process, u16) {
+        let port = free_port();
+        let port_text = port.to_string();
+        let mut vars = vec![
+            ("PORT", port_text.as_str()),
+            ("HOST", "127.0.0.1"),
+            ("DATABASE_URL", &self.services().database_url),
+            ("DATABASE_POOL_SIZE", "5"),
+            ("ENGINE_URL", "http://127.0.0.1:9/v1"),
+            ("LOG_FORMAT", "json"),
+            ("TRUSTED_PROXY", "127.0.0.1/32"),
+        ];
+        vars.extend(more);
+        let process = Process::start(&["api"], &vars);
+        ready(port).await;
+        (process, port)
+    }
+
     fn services(&self) -> &OwnServices {
         self.services.as_ref().expect("the servers are there")
     }

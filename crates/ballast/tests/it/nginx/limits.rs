@@ -1,10 +1,19 @@
 //! The edge's own limits: rates per zone, and connections.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use serde_json::json;
-use tokio::{io::AsyncWriteExt as _, net::TcpListener};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
 use super::{MS, NAME, Nginx, S};
 use crate::support::{Answer, TestApp, exchange, exchange_from};
@@ -54,9 +63,8 @@ async fn nginx_limits_each_zone_per_address_and_says_429_in_the_apis_words() {
     assert_eq!(probe.status(), 200);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nginx_limits_the_requests_that_one_address_has_open() {
-    // Takes requests and answers none.
+/// Takes requests and answers none.
+async fn hole() -> (u16, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let upstream = listener.local_addr().unwrap().port();
     let hole = tokio::spawn(async move {
@@ -65,6 +73,71 @@ async fn nginx_limits_the_requests_that_one_address_has_open() {
             held.push(stream);
         }
     });
+    (upstream, hole)
+}
+
+/// 60 s for ordinary routes and 180 s where an engine may be silent: here a thirtieth of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nginx_waits_longer_for_an_answer_on_the_ai_routes_and_for_events() {
+    let (upstream, hole) = hole().await;
+    let nginx = Nginx::edited(&[upstream], "", |conf| {
+        assert_eq!(conf.matches("proxy_read_timeout 60s;").count(), 1);
+        assert_eq!(conf.matches("proxy_read_timeout 180s;").count(), 2);
+        conf.replace("proxy_read_timeout 60s;", "proxy_read_timeout 2s;")
+            .replace("proxy_read_timeout 180s;", "proxy_read_timeout 6s;")
+    })
+    .await;
+    let client = nginx.client_at("127.0.0.1");
+    let ask = async |method: reqwest::Method, path: &str| {
+        let started = Instant::now();
+        let request = client.request(method, format!("{}{path}", nginx.url())).json(&json!({}));
+        (request.send().await.unwrap().status().as_u16(), started.elapsed())
+    };
+    let (ordinary, chat, events) = tokio::join!(
+        ask(reqwest::Method::GET, "/v1/jobs/1"),
+        ask(reqwest::Method::POST, "/v1/chat/completions"),
+        ask(reqwest::Method::GET, "/v1/runs/1/events"),
+    );
+    assert!(ordinary.0 == 504 && ordinary.1 >= S(2) && ordinary.1 < S(5), "{ordinary:?}");
+    for long in [chat, events] {
+        assert!(long.0 == 504 && long.1 >= S(6), "{long:?}");
+    }
+    hole.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nginx_keeps_its_connections_to_the_replicas() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = listener.local_addr().unwrap().port();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let counted = accepted.clone();
+    let replica = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                let mut head = [0; 4096];
+                while stream.read(&mut head).await.is_ok_and(|n| n > 0) {
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                    let _ = stream.write_all(answer).await;
+                }
+            });
+        }
+    });
+    let nginx = Nginx::start(&[upstream]).await;
+    // The sample has as many workers as there are processors, each with connections of its own; one client connection stays
+    // with one of them.
+    let client = nginx.client_at("127.0.0.1");
+    for _ in 0..20 {
+        let answer = client.get(format!("{}/v1/jobs/1", nginx.url())).send().await.unwrap();
+        assert_eq!(answer.text().await.unwrap(), "ok");
+    }
+    assert_eq!(accepted.load(Ordering::Relaxed), 1);
+    replica.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nginx_limits_the_requests_that_one_address_has_open() {
+    let (upstream, hole) = hole().await;
     let nginx = Nginx::start(&[upstream]).await;
     let head = format!("GET /v1/jobs/1/events HTTP/1.1\r\nHost: {NAME}\r\n\r\n");
     let mut open = Vec::new();

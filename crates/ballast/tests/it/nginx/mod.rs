@@ -50,10 +50,17 @@ impl Nginx {
 
     /// With more directives inside `http`.
     async fn with(replicas: &[u16], more: &str) -> Self {
+        Self::edited(replicas, more, |conf| conf).await
+    }
+
+    /// With another `nginx.conf`.
+    async fn edited(replicas: &[u16], more: &str, edit: impl FnOnce(String) -> String) -> Self {
         let program = tokio::task::spawn_blocking(test_support::nginx).await.unwrap();
         let (dir, ca) = files();
         let (tls, plain, http) = (free_port(), free_port(), free_port());
         configure(dir.path(), replicas, (tls, plain, http), more, &program);
+        let conf = dir.path().join("nginx.conf");
+        fs::write(&conf, edit(fs::read_to_string(&conf).unwrap())).unwrap();
         let child = nginx(&program, dir.path()).args(["-g", "daemon off;"]).spawn().unwrap();
         let started = Self { child, dir, ca, tls, plain: ([127, 0, 0, 1], plain).into(), http };
         eventually("nginx listens", S(10), async || {

@@ -47,7 +47,7 @@ async fn storm<F: Future<Output = Answer>>(
         }
         let started = Instant::now();
         let requests = (0..500).map(|i| request(round, replicas[i % 3].clone()));
-        let answers: Vec<_> = stream::iter(requests).buffer_unordered(100).collect().await;
+        let answers: Vec<_> = stream::iter(requests).buffer_unordered(500).collect().await;
         if answers.iter().all(is_shared) {
             return (answers, started.elapsed());
         }
