@@ -360,7 +360,7 @@ async fn a_job_runs_in_the_trace_of_the_request_that_enqueued_it() {
         .iter()
         .find(|(name, ..)| name == "job")
         .unwrap_or_else(|| panic!("no span of the job: {spans:?}"));
-    let parent: String = job.2.iter().map(|byte| format!("{byte:02x}")).collect();
+    let parent = api::auth::hex(&job.2);
     assert!(stored.contains(&parent), "its parent is what was stored, {stored}: {spans:?}");
     assert!(spans.iter().any(|(_, id, _)| *id == job.2), "which is a span of the request: {spans:?}");
 }
