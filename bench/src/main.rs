@@ -5,7 +5,7 @@ mod peer;
 mod report;
 mod server;
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use anyhow::Result;
 use clap::Parser;
@@ -27,6 +27,9 @@ struct Args {
     /// Jobs at a time
     #[arg(long, value_delimiter = ',', default_value = "10,50")]
     concurrency: Vec<usize>,
+    /// Connections that enqueue at a time
+    #[arg(long, value_delimiter = ',', default_value = "1,4")]
+    producers: Vec<usize>,
     /// Jobs for the pick-up latency
     #[arg(long, default_value_t = 500)]
     samples: usize,
@@ -42,6 +45,11 @@ struct Args {
     /// Without the peer
     #[arg(long)]
     alone: bool,
+}
+
+/// So many jobs, divided among so many.
+fn shares(jobs: usize, among: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..among).map(move |n| jobs * n / among..jobs * (n + 1) / among)
 }
 
 #[tokio::main]
@@ -78,10 +86,12 @@ async fn main() -> Result<()> {
             }
         }
         if has("enqueue") {
-            let what = "enqueue 100000 jobs in batches of 1000, jobs/s";
-            report.ours(what, ours::enqueue(&server, 100_000).await?);
-            if !args.alone {
-                report.peer(what, peer::enqueue(&server, 100_000).await?);
+            for &connections in &args.producers {
+                let what = format!("enqueue 100000 in batches of 1000, {connections} at a time, jobs/s");
+                report.ours(&what, ours::enqueue(&server, 100_000, connections).await?);
+                if !args.alone {
+                    report.peer(&what, peer::enqueue(&server, 100_000, connections).await?);
+                }
             }
         }
         if has("backlog") {

@@ -1,6 +1,7 @@
 //! Our queue, as the project uses it: history and fencing on, the default pool, the default settings but the concurrency.
 
 use std::{
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,6 +15,7 @@ use jobs::{EnqueueOptions, JobError, JobSpec, Settings, Worker};
 use nix::sys::{resource::UsageWho, time::TimeValLike as _};
 use runtime::Lifecycle;
 use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
 use tokio::sync::mpsc;
 
 use crate::server::{Database, Server};
@@ -30,14 +32,18 @@ impl JobSpec for Noop {
     const NAME: &'static str = "noop";
 }
 
-fn noops(range: std::ops::Range<usize>) -> Vec<Noop> {
+fn noops(range: Range<usize>) -> Vec<Noop> {
     range.map(|id| Noop { id, data: format!("test_{id}") }).collect()
 }
 
 async fn enqueue_all(database: &Database, jobs: usize) -> Result<()> {
-    let mut conn = database.pool.acquire().await?;
-    for first in (0..jobs).step_by(1_000) {
-        let batch = noops(first..jobs.min(first + 1_000));
+    enqueue_range(&database.pool, 0..jobs).await
+}
+
+async fn enqueue_range(pool: &PgPool, jobs: Range<usize>) -> Result<()> {
+    let mut conn = pool.acquire().await?;
+    for first in jobs.clone().step_by(1_000) {
+        let batch = noops(first..jobs.end.min(first + 1_000));
         jobs::enqueue_many(&mut conn, &batch, &EnqueueOptions::default()).await?;
     }
     Ok(())
@@ -124,10 +130,17 @@ pub(crate) async fn latency(server: &Server, samples: usize) -> Result<Vec<Durat
     Ok(latencies)
 }
 
-pub(crate) async fn enqueue(server: &Server, jobs: usize) -> Result<f64> {
+/// Jobs a second over so many connections, each of which waits for its commits.
+pub(crate) async fn enqueue(server: &Server, jobs: usize, connections: usize) -> Result<f64> {
     let database = server.database(NAME, true).await?;
     let begun = Instant::now();
-    enqueue_all(&database, jobs).await?;
+    let shares = crate::shares(jobs, connections).map(|share| {
+        let pool = database.pool.clone();
+        tokio::spawn(async move { enqueue_range(&pool, share).await })
+    });
+    for share in shares.collect::<Vec<_>>() {
+        share.await??;
+    }
     let rate = jobs as f64 / begun.elapsed().as_secs_f64();
     database.drop().await?;
     Ok(rate)

@@ -1,6 +1,7 @@
 //! graphile_worker with what makes it fast: its local queue and batched completion. It keeps no history and has no fencing.
 
 use std::{
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -11,6 +12,7 @@ use std::{
 use anyhow::Result;
 use graphile_worker::{
     IntoTaskHandlerResult, JobSpec, LocalQueueConfig, RawJobSpec, TaskHandler, WorkerContext, WorkerOptions,
+    WorkerUtils,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -63,9 +65,12 @@ fn options(database: &Database, concurrency: usize) -> WorkerOptions {
 }
 
 async fn enqueue_all(database: &Database, jobs: usize) -> Result<()> {
-    let utils = options(database, 1).init().await?.create_utils();
-    for first in (0..jobs).step_by(1_000) {
-        let batch: Vec<RawJobSpec> = (first..jobs.min(first + 1_000))
+    enqueue_range(options(database, 1).init().await?.create_utils(), 0..jobs).await
+}
+
+async fn enqueue_range(utils: WorkerUtils, jobs: Range<usize>) -> Result<()> {
+    for first in jobs.clone().step_by(1_000) {
+        let batch: Vec<RawJobSpec> = (first..jobs.end.min(first + 1_000))
             .map(|id| RawJobSpec {
                 identifier: Noop::IDENTIFIER.to_owned(),
                 payload: serde_json::json!({ "id": id, "data": format!("test_{id}") }),
@@ -127,12 +132,16 @@ pub(crate) async fn latency(server: &Server, samples: usize) -> Result<Vec<Durat
     Ok(latencies)
 }
 
-pub(crate) async fn enqueue(server: &Server, jobs: usize) -> Result<f64> {
+pub(crate) async fn enqueue(server: &Server, jobs: usize, connections: usize) -> Result<f64> {
     let database = server.database(NAME, false).await?;
     // The schema is made by the first worker.
-    options(&database, 1).init().await?;
+    let worker = options(&database, 1).init().await?;
     let begun = Instant::now();
-    enqueue_all(&database, jobs).await?;
+    let shares = crate::shares(jobs, connections)
+        .map(|share| tokio::spawn(enqueue_range(worker.create_utils(), share)));
+    for share in shares.collect::<Vec<_>>() {
+        share.await??;
+    }
     let rate = jobs as f64 / begun.elapsed().as_secs_f64();
     database.drop().await?;
     Ok(rate)

@@ -17,7 +17,7 @@ const MODULES: [&str; 2] = ["abuse::", "faults::"];
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo xtask abuse                 all of them, one after the other; a few minutes
+  cargo xtask abuse                 all of them, one after the other; about half an hour
   cargo xtask abuse login_timing    those whose name begins so
   cargo xtask abuse redis           Redis killed, paused, and full of errors, under load
   cargo xtask abuse --list          name them

@@ -75,10 +75,11 @@ impl Migrations {
     /// For the database behind `database`, past any pooler.
     pub fn new(database: &Database) -> Self {
         // A migration may take longer than a request: no statement timeout, but never queue behind a lock for long,
-        // because everybody else queues behind us.
+        // because everybody else queues behind us. Shorter than a request waits for a lock (5 s, half of the default of
+        // DATABASE_STATEMENT_TIMEOUT), so that those behind us get through.
         let options = database.direct_options().clone().options([
             ("statement_timeout", "0"),
-            ("lock_timeout", "5000"),
+            ("lock_timeout", "4000"),
             ("idle_in_transaction_session_timeout", "0"),
         ]);
         let own = Migrator { migrations: MIGRATOR.migrations.clone(), ..Migrator::DEFAULT };

@@ -29,6 +29,8 @@ const BYTES: usize = 16 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Ready {
     pub(crate) job: Claimed,
+    /// When we learnt that it is ours.
+    pub(crate) since: Instant,
     pub(crate) held: HeldJob,
     pub(crate) session: Session,
 }
@@ -36,7 +38,7 @@ pub(crate) struct Ready {
 /// The jobs of one queue that wait for a slot; clones are the same buffer.
 #[derive(Clone, Debug)]
 pub(crate) struct Buffer {
-    jobs: Arc<Mutex<VecDeque<(Instant, Ready)>>>,
+    jobs: Arc<Mutex<VecDeque<Ready>>>,
     low: Arc<AtomicUsize>,
     runs_low: Arc<Notify>,
 }
@@ -52,8 +54,7 @@ impl Buffer {
     }
 
     pub(crate) fn extend(&self, jobs: impl Iterator<Item = Ready>) {
-        let now = Instant::now();
-        self.jobs().extend(jobs.map(|job| (now, job)));
+        self.jobs().extend(jobs);
     }
 
     /// The next one.
@@ -65,7 +66,7 @@ impl Buffer {
         if next.is_some() && left == self.low.load(Ordering::Relaxed) {
             self.runs_low.notify_one();
         }
-        next.map(|(_, ready)| ready)
+        next
     }
 
     /// When no more than so many are left, it is time for another claim.
@@ -75,15 +76,15 @@ impl Buffer {
 
     /// When those that nobody took are to be handed back.
     pub(crate) fn hand_back_at(&self) -> Option<Instant> {
-        self.jobs().front().map(|(since, _)| *since + HOLD)
+        self.jobs().front().map(|first| first.since + HOLD)
     }
 
     /// Everything that has not begun.
-    pub(crate) fn take_all(&self) -> VecDeque<(Instant, Ready)> {
+    pub(crate) fn take_all(&self) -> VecDeque<Ready> {
         std::mem::take(&mut *self.jobs())
     }
 
-    fn jobs(&self) -> MutexGuard<'_, VecDeque<(Instant, Ready)>> {
+    fn jobs(&self) -> MutexGuard<'_, VecDeque<Ready>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

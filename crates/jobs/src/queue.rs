@@ -21,6 +21,7 @@ use crate::{
     handler::{Handlers, Kinds},
     held::Held,
     lease::Session,
+    settings::spread,
     slots::{Slot, Slots},
     worker::Age,
 };
@@ -137,7 +138,7 @@ impl Queue {
 
     /// Fills the free slots and claims ahead. Returns how long to wait when nobody wakes us.
     async fn fill(&mut self) -> Result<Duration, Error> {
-        let poll = self.shared.poll_interval.mul_f64(0.75 + 0.5 * rand::random::<f64>());
+        let poll = spread(self.shared.poll_interval);
         loop {
             self.start();
             let session = self.shared.sessions.borrow().clone();
@@ -215,9 +216,9 @@ impl Queue {
     fn keep(&mut self, session: &Session, claimed: Vec<Claimed>, full: bool) {
         let bytes = claimed.iter().map(|job| job.args.get().len()).sum();
         self.ahead.claimed(claimed.len(), bytes, full);
+        let since = Instant::now();
         self.buffer.extend(claimed.into_iter().filter_map(|job| {
-            self.waits.record(job.waited().as_secs_f64());
-            Some(Ready { held: self.shared.held.add(job.key)?, session: session.clone(), job })
+            Some(Ready { held: self.shared.held.add(job.key)?, session: session.clone(), since, job })
         }));
     }
 
@@ -226,14 +227,15 @@ impl Queue {
         while self.buffer.len() > 0 {
             let Some(slot) = self.spare.take().or_else(|| self.slots.try_take()) else { return };
             let Some(first) = self.buffer.pop() else { return };
-            let (shared, buffer, recent) = (self.shared.clone(), self.buffer.clone(), self.ahead.recent());
-            self.shared.lifecycle.spawn_task(run_jobs(shared, buffer, recent, slot, first));
+            let (shared, buffer) = (self.shared.clone(), self.buffer.clone());
+            let (recent, waits) = (self.ahead.recent(), self.waits.clone());
+            self.shared.lifecycle.spawn_task(run_jobs(shared, buffer, recent, waits, slot, first));
         }
     }
 
     /// What was claimed and has not begun goes back, with its attempt.
     async fn hand_back(&mut self) {
-        for (_, Ready { job, held, session }) in self.buffer.take_all() {
+        for Ready { job, held, session, .. } in self.buffer.take_all() {
             if !session.lost.is_cancelled() {
                 let pending = Pending { ack: Ack::Back(Back::released(job.key)), _held: held };
                 let _ = self.shared.acks.send(pending).await;
@@ -276,13 +278,21 @@ async fn claim_limited(
 }
 
 /// Runs this job and, while there are more at hand, the next one in the same slot.
-async fn run_jobs(shared: Shared, buffer: Buffer, recent: RecentDuration, slot: Slot, first: Ready) {
+async fn run_jobs(
+    shared: Shared,
+    buffer: Buffer,
+    recent: RecentDuration,
+    waits: metrics::Histogram,
+    slot: Slot,
+    first: Ready,
+) {
     let mut next = Some(first);
-    while let Some(Ready { job, held, session }) = next {
+    while let Some(Ready { job, held, session, since }) = next {
         // Nobody runs a job whose lease is lost: it is somebody else's.
         let handler = shared.handlers.0.get(job.kind.as_str()).filter(|_| !session.lost.is_cancelled());
         if let Some(handler) = handler.cloned() {
             let begun = Instant::now();
+            waits.record((job.waited() + (begun - since)).as_secs_f64());
             let stops = Stops::of(&shared.lifecycle);
             let pending = execute::run(job, held, handler, session, stops, shared.pool.clone()).await;
             recent.add(begun.elapsed());

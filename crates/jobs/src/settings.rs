@@ -32,3 +32,23 @@ impl Default for Settings {
         }
     }
 }
+
+/// About this long, a quarter more or less: workers that were started together do not ask together.
+pub(crate) fn spread(time: Duration) -> Duration {
+    time.mul_f64(0.75 + 0.5 * rand::random::<f64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polls_are_spread_over_a_quarter_either_way() {
+        let (lo, hi) = (0..2_000)
+            .map(|_| spread(Duration::from_secs(1)))
+            .fold((Duration::MAX, Duration::ZERO), |(lo, hi), time| (lo.min(time), hi.max(time)));
+        let ms = Duration::from_millis;
+        assert!((ms(750)..ms(770)).contains(&lo), "{lo:?}");
+        assert!((ms(1_230)..=ms(1_250)).contains(&hi), "{hi:?}");
+    }
+}

@@ -22,6 +22,7 @@ use crate::{
     held::Held,
     lease::{self, Identity},
     queue::{Queue, Shared},
+    settings::spread,
     slots::{self, Slots},
     wake::{self, Wakes},
 };
@@ -270,7 +271,7 @@ async fn upkeep(worker: Worker, held: Held, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
             () = held.looked_for() => {}
-            () = sleep(every.mul_f64(0.75 + 0.5 * rand::random::<f64>())) => {}
+            () = sleep(spread(every)) => {}
         }
     }
 }

@@ -25,6 +25,8 @@ pub mod trace_context;
 
 pub use breaker::Breaker;
 pub use clock::Clock;
+// What a `Lifecycle` is made of, for those who need nothing else of the configuration.
+pub use config::ShutdownConfig;
 pub use lifecycle::{Lifecycle, Phase};
 pub use run::run;
 pub use telemetry::{MetricsHandle, Telemetry};

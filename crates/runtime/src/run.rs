@@ -88,3 +88,37 @@ impl Lifecycle {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    fn life() -> Lifecycle {
+        Lifecycle::new(ShutdownConfig { delay: Duration::ZERO, budget: Duration::from_secs(10) })
+    }
+
+    #[tokio::test]
+    async fn a_role_whose_runner_ends_or_panics_exits_with_a_failure_and_one_that_is_told_to_stop_does_not() {
+        let ended = supervise(life(), async |life: Lifecycle| {
+            life.spawn("runner", async {});
+            Ok::<_, Infallible>(())
+        });
+        assert_eq!(ended.await, ExitCode::FAILURE);
+        let panicked = supervise(life(), async |life: Lifecycle| {
+            life.spawn("runner", async { panic!("on purpose") });
+            Ok::<_, Infallible>(())
+        });
+        assert_eq!(panicked.await, ExitCode::FAILURE);
+        let refused = supervise(life(), async |_| Err("the port is taken"));
+        assert_eq!(refused.await, ExitCode::FAILURE);
+        let told = supervise(life(), async |life: Lifecycle| {
+            let stopping = life.clone();
+            life.spawn("runner", async move { stopping.reached(crate::Phase::Closing).await });
+            life.begin_shutdown();
+            Ok::<_, Infallible>(())
+        });
+        assert_eq!(told.await, ExitCode::SUCCESS);
+    }
+}

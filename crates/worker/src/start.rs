@@ -147,3 +147,20 @@ async fn count_users(context: Context, lifecycle: Lifecycle) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_ready_from_its_first_success_until_the_last_one_is_too_long_ago() {
+        let second = Duration::from_secs(1);
+        for limit in [CLAIM_AGE, TICK_AGE] {
+            assert_eq!(fresh(None, limit), Err("not yet".to_owned()));
+            assert_eq!(fresh(Some(Duration::ZERO), limit), Ok(()));
+            assert_eq!(fresh(Some(limit), limit), Ok(()));
+            let late = format!("last success {} s ago", (limit + second).as_secs());
+            assert_eq!(fresh(Some(limit + second), limit), Err(late));
+        }
+    }
+}

@@ -135,6 +135,18 @@ async fn the_roll_up_counts_every_event_once_however_often_it_runs() {
     assert_eq!(hour, (3, 1, 16, 6));
 }
 
+#[tokio::test]
+async fn a_roll_up_that_waits_already_is_not_enqueued_twice() {
+    let mut bench = Bench::new().await;
+    let first = bench.enqueue(UsageRollup {}).await;
+    assert_eq!(bench.enqueue(UsageRollup {}).await, first);
+}
+
+/// As the job `usage_rollup` does it.
+async fn roll_up(c: &mut PgConnection) {
+    while db::usage::roll_up(c, 5_000).await.unwrap() > 0 {}
+}
+
 /// Raw rows added up by hour, user and model, as a test would do it that knows no roll-up.
 const RAW: &str = "select date_trunc('hour', occurred_at, 'UTC'), user_id, model, count(*),
     count(*) filter (where outcome <> 'ok'), count(*) filter (where cached), sum(prompt_tokens)::bigint,
@@ -183,7 +195,7 @@ async fn the_sums_by_hour_are_those_of_the_raw_rows_whoever_adds_them_up_and_whe
         }
     };
     tokio::join!(write(1), write(2), add_up(), add_up(), add_up());
-    bench.run(UsageRollup {}).await;
+    roll_up(&mut bench.conn).await;
     let raw: Sums = sqlx::query_as(RAW).fetch_all(&mut bench.conn).await.unwrap();
     let sums: Sums = sqlx::query_as(SUMS).fetch_all(&mut bench.conn).await.unwrap();
     assert!(raw.len() > 50, "{}", raw.len());
@@ -202,7 +214,7 @@ async fn single_requests_are_forgotten_after_90_days_and_their_sums_are_kept() {
     let before = db::usage::by_day(&mut bench.conn, user, since).await.unwrap();
     let job = bench.run(Cleanup {}).await;
     assert_eq!(job.result.unwrap()["usage_events"], 0, "what is not yet counted stays");
-    bench.run(UsageRollup {}).await;
+    roll_up(&mut bench.conn).await;
     let job = bench.run(Cleanup {}).await;
     assert_eq!(job.result.unwrap()["usage_events"], 2);
     let after = db::usage::by_day(&mut bench.conn, user, since).await.unwrap();
@@ -215,16 +227,9 @@ async fn single_requests_are_forgotten_after_90_days_and_their_sums_are_kept() {
     for batch in many.chunks(1_000) {
         db::usage::insert(&mut bench.conn, batch).await.unwrap();
     }
-    bench.run(UsageRollup {}).await;
+    roll_up(&mut bench.conn).await;
     let job = bench.run(Cleanup {}).await;
     assert_eq!(job.result.unwrap()["usage_events"], 5_100);
-}
-
-#[tokio::test]
-async fn a_roll_up_that_waits_already_is_not_enqueued_twice() {
-    let mut bench = Bench::new().await;
-    let first = bench.enqueue(UsageRollup {}).await;
-    assert_eq!(bench.enqueue(UsageRollup {}).await, first);
 }
 
 #[tokio::test]
@@ -242,8 +247,7 @@ async fn keeping_partitions_and_cleaning_up_run_and_report() {
         "{:?}",
         job.errors
     );
-    let job = bench.run(Heartbeat {}).await;
-    assert_eq!(job.state, JobState::Completed);
+    assert_eq!(bench.run(Heartbeat {}).await.state, JobState::Completed);
 }
 
 #[tokio::test]
@@ -282,7 +286,7 @@ async fn old_security_events_and_counted_usage_are_deleted_and_the_sums_stay() {
         ..event(user, "ok", 10)
     };
     db::usage::insert(&mut bench.conn, &[aged(91), aged(89)]).await.unwrap();
-    bench.run(UsageRollup {}).await;
+    roll_up(&mut bench.conn).await;
     db::usage::insert(&mut bench.conn, &[aged(92)]).await.unwrap();
     // More than one batch of them.
     sqlx::raw_sql(
@@ -301,7 +305,7 @@ async fn old_security_events_and_counted_usage_are_deleted_and_the_sums_stay() {
     let events: i64 =
         sqlx::query_scalar("select count(*) from usage_event").fetch_one(&mut bench.conn).await.unwrap();
     assert_eq!(events, 2, "the young one, and the old one that is not counted yet");
-    bench.run(UsageRollup {}).await;
+    roll_up(&mut bench.conn).await;
     assert_eq!(bench.run(Cleanup {}).await.result.unwrap()["usage_events"], 1);
     let requests: Option<i64> = sqlx::query_scalar("select sum(requests)::bigint from usage_hour")
         .fetch_one(&mut bench.conn)

@@ -1,4 +1,5 @@
-//! `cargo xtask removal`: does what `docs/removing-parts.md` and `docs/adding-a-job.md` say, in a copy of the tree, and builds it.
+//! `cargo xtask removal`: does what `docs/removing-parts.md` and `docs/adding-a-job.md` say, in a copy of the tree, builds it, and
+//! runs what they run.
 
 mod recipe;
 
@@ -56,6 +57,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         copy.build(&apply(project.root(), &recipes, &[recipe])?)
             .with_context(|| format!("after `{}`", recipe.name))?;
         ui.step(&format!("builds after `{}`", recipe.name));
+        for command in &recipe.run {
+            copy.run(command).with_context(|| format!("after `{}`", recipe.name))?;
+            ui.step(&format!("passes: {command}"));
+        }
     }
     if chosen.len() > 1 {
         copy.build(&together).context("after all of them together")?;
@@ -138,6 +143,16 @@ impl<'a> Copy<'a> {
         }
         ensure!(output.status.success() && !said.contains("warning: "), "{said}");
         Ok(())
+    }
+
+    /// Runs a command of cargo's that a document names.
+    fn run(&self, command: &str) -> Result<()> {
+        let arguments = command.strip_prefix("cargo ").context("a recipe runs cargo")?;
+        let mut run = cargo::cargo(self.project);
+        run.args(arguments.split_whitespace())
+            .current_dir(&self.root)
+            .env("CARGO_TARGET_DIR", cargo::target_dir()?);
+        cargo::run_ok(&mut run)
     }
 
     /// Writes what differs, so that cargo builds no more than it must.

@@ -9,6 +9,7 @@
 //! - In `a/file`, replace `this` with `that`.
 //! - Create `a/file`:          (a block of code follows)
 //! - In `a/file`, after `a line`, add:          (a block of code follows)
+//! - Run `cargo test --package some`.           (when all that is built)
 //! ```
 //!
 //! What is named must be there exactly once: a step that does not fit the tree any more is an error.
@@ -25,6 +26,14 @@ pub(crate) struct Recipe {
     /// What has to go before.
     pub(crate) first: Vec<String>,
     steps: Vec<Step>,
+    /// What shows that it works.
+    pub(crate) run: Vec<String>,
+}
+
+impl Recipe {
+    fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), first: Vec::new(), steps: Vec::new(), run: Vec::new() }
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -46,7 +55,10 @@ pub(crate) fn parse(document: &str) -> Result<Vec<Recipe>> {
         if let Some(heading) = line.strip_prefix("## ") {
             heading.clone_into(&mut name);
         }
-        if !["- First: `", "- Delete `", "- In `", "- Create `"].iter().any(|start| line.starts_with(start)) {
+        if !["- First: `", "- Delete `", "- In `", "- Create `", "- Run `"]
+            .iter()
+            .any(|start| line.starts_with(start))
+        {
             continue;
         }
         let mut item = line.to_owned();
@@ -69,14 +81,19 @@ pub(crate) fn parse(document: &str) -> Result<Vec<Recipe>> {
         }
         if item.starts_with("- First: ") {
             let first = parts(&item)?.into_iter().skip(1).step_by(2).map(str::to_owned).collect();
-            recipes.push(Recipe { name: name.clone(), first, steps: Vec::new() });
+            recipes.push(Recipe { first, ..Recipe::new(&name) });
+            continue;
+        }
+        if recipes.last().is_none_or(|recipe| recipe.name != name) {
+            recipes.push(Recipe::new(&name));
+        }
+        let recipe = recipes.last_mut().expect("there is one now");
+        if let ["- Run ", command, "."] = parts(&item)?[..] {
+            recipe.run.push(command.to_owned());
             continue;
         }
         let steps = steps(&item, code).with_context(|| format!("{name}: cannot be understood: {item}"))?;
-        match recipes.last_mut().filter(|recipe| recipe.name == name) {
-            Some(recipe) => recipe.steps.extend(steps),
-            None => recipes.push(Recipe { name: name.clone(), first: Vec::new(), steps }),
-        }
+        recipe.steps.extend(steps);
     }
     Ok(recipes)
 }
@@ -196,7 +213,7 @@ fn cut(content: &str, text: &str) -> Result<String> {
 
 /// Without the lines from one to another, and without an empty one behind them.
 fn cut_lines(content: &str, from: &str, to: &str) -> Result<String> {
-    let first = line(content, from, 0)?;
+    let mut first = line(content, from, 0)?;
     let lines: Vec<&str> = content.lines().collect();
     // A closing brace ends what began with the same indentation.
     let indent = |line: &str| line.len() - line.trim_start().len();
@@ -206,6 +223,10 @@ fn cut_lines(content: &str, from: &str, to: &str) -> Result<String> {
     let (mut last, _) = last.with_context(|| format!("no line `{to}` follows"))?;
     if lines.get(last + 1).is_some_and(|line| line.is_empty()) {
         last += 1;
+    }
+    // The attributes of what goes, such as `#[test]`.
+    while first > 0 && lines[first - 1].trim_start().starts_with("#[") {
+        first -= 1;
     }
     let kept = lines[..first].iter().chain(&lines[last + 1..]);
     Ok(kept.copied().collect::<Vec<_>>().join("\n") + "\n")
@@ -255,6 +276,7 @@ Words.
   ```text
   one and a half
   ```
+- Run `cargo test --package part`.
 ";
 
     #[test]
@@ -262,10 +284,12 @@ Words.
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("gone"), "").unwrap();
         fs::create_dir_all(dir.path().join("also/gone")).unwrap();
-        fs::write(dir.path().join("file"), "one\n  two\nthree f(x) `y`\nbegin\n  }\n}\n\nold\n").unwrap();
+        fs::write(dir.path().join("file"), "one\n  two\nthree f(x) `y`\n#[test]\nbegin\n  }\n}\n\nold\n")
+            .unwrap();
         let recipes = parse(DOCUMENT).unwrap();
         assert_eq!(recipes.len(), 1);
         assert_eq!(recipes[0].name, "Part");
+        assert_eq!(recipes[0].run, ["cargo test --package part"]);
         let mut changes = Changes::new();
         recipes[0].apply(dir.path(), &mut changes).unwrap();
         let changed = |name: &str| changes[Path::new(name)].clone();
@@ -293,6 +317,7 @@ Words.
             "- Delete `a` perhaps.",
             "- In `a`, do something to `b`.",
             "- Create `a`:",
+            "- Run `a` and `b`.",
             "- In `a, delete `b`.",
         ] {
             assert!(parse(&format!("## Part\n{step}\n")).is_err(), "{step}");

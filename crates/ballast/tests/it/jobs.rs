@@ -95,6 +95,42 @@ async fn a_jobs_events_tell_its_changes_and_end_with_it() {
     assert!(text.contains("\"state\":\"completed\""), "{text}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_progress_of_a_running_job_is_seen_in_its_events_and_when_one_asks() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    app.start_worker().await;
+    let body = json!({ "kind": "echo", "args": { "message": "x", "sleep_ms": 2_000 } });
+    let path = user.post("/v1/jobs", body).await.expect(202).header("location").to_owned();
+    let response = user.request(Method::GET, &format!("{path}/events")).send().await.unwrap();
+    let asked = async {
+        let mut job = json!(null);
+        eventually("it shows how far it is", S(30), async || {
+            job = user.get(&path).await.expect(200).json();
+            job["progress"]["done"].as_u64().is_some_and(|done| done > 0)
+        })
+        .await;
+        job
+    };
+    let (text, job) = tokio::join!(response.text(), asked);
+    assert_eq!(job["progress"]["total"], 2_000, "{job}");
+    let events: Vec<Value> = text
+        .unwrap()
+        .lines()
+        .filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?).ok())
+        .collect();
+    let seen: Vec<u64> = events.iter().filter_map(|job| job["progress"]["done"].as_u64()).collect();
+    let under_way: Vec<_> = events.iter().filter(|job| job["state"] == "running").collect();
+    assert!(under_way.iter().any(|job| job["progress"]["note"] == "sleeping"), "{events:?}");
+    assert!(seen.is_sorted() && seen.iter().any(|done| (1..2_000).contains(done)), "{seen:?}");
+    let last = events.last().unwrap();
+    assert_eq!(
+        (last["state"].as_str(), &last["progress"]["done"]),
+        (Some("completed"), &json!(2_000)),
+        "{last}"
+    );
+}
+
 /// Reads from a stream until the text is there.
 async fn until<B: AsRef<[u8]>>(
     stream: &mut (impl futures_util::Stream<Item = reqwest::Result<B>> + Unpin),

@@ -205,18 +205,41 @@ async fn a_queue_is_paused_and_resumed_and_a_misspelt_one_is_told() {
 async fn cron_lines_show_their_last_and_next_tick() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
+    // A line that was there before, so that a tick has been missed by now; it is made good for once.
+    sqlx::query(
+        "insert into cron_line (name, schedule, timezone, catch_up, kind, registered_at)
+         values ('keep_partitions', '', 'UTC', 'one', '', now() - interval '25 hours')",
+    )
+    .execute(app.database.pool())
+    .await
+    .unwrap();
     app.start_worker().await;
     let mut lines = json!([]);
-    eventually("the worker registers its lines", S(10), async || {
+    let find = |lines: &Value, name: &str| {
+        lines.as_array().unwrap().iter().find(|line| line["name"] == name).cloned().unwrap_or_default()
+    };
+    eventually("the worker registers its lines and looks at them", S(10), async || {
         lines = admin.get("/v1/admin/cron").await.expect(200).json()["data"].clone();
-        lines.as_array().is_some_and(|lines| !lines.is_empty())
+        find(&lines, "heartbeat").is_object() && find(&lines, "keep_partitions")["last_tick"].is_string()
     })
     .await;
-    let line = lines.as_array().unwrap().iter().find(|l| l["name"] == "heartbeat").unwrap();
+    let line = find(&lines, "heartbeat");
     assert_eq!((line["schedule"].as_str(), line["kind"].as_str()), (Some("* * * * *"), Some("heartbeat")));
     assert!(line["next_tick"].is_string(), "{line}");
+    let line = find(&lines, "keep_partitions");
+    let time = |name: &str| line[name].as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+    let (last, next) = (time("last_tick"), time("next_tick"));
+    assert_eq!((last.format("%T").to_string(), next - last), ("00:10:00".into(), chrono::TimeDelta::days(1)));
+    let last_job = line["last_job"].as_str().unwrap();
+    let job = admin.get(&format!("/v1/admin/jobs/{last_job}")).await.expect(200).json();
+    assert_eq!(job["kind"], "keep_partitions", "the tick's job: {job}");
     let (code, table, _) = run(&["jobs", "cron"], &[("DATABASE_URL", app.database.url())]);
-    assert!(code == 0 && table.contains("NEXT TICK") && table.contains("heartbeat"), "{table}");
+    let shown = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
+    assert!(code == 0 && table.contains("LAST TICK") && table.contains("NEXT TICK"), "{table}");
+    assert!(shown("heartbeat").contains("* * * * *"), "{table}");
+    for cell in [last_job, &last.format("%F").to_string(), &next.format("%F").to_string()] {
+        assert!(shown("keep_partitions").contains(cell), "{cell}: {table}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

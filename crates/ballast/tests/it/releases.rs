@@ -167,17 +167,13 @@ async fn a_broken_migration_says_what_is_wrong_within_a_minute_and_the_release_b
     let port = free_port();
     let mut running = deployment.start("all", port, &LIMITS);
     ready(port).await;
-    account(port).await;
+    let token = account(port).await;
     // As a backup does it.
     let mut other = deployment.database.pool().begin().await.unwrap();
     sqlx::query("select count(*) from job_done").execute(&mut *other).await.unwrap();
-    for (number, sql, says) in [
-        (9001, "create tabel next (id bigint);", "syntax error"),
-        (9002, "create table next (id bigint); alter table nothing add column a int;", "does not exist"),
-        (9003, "alter table users add column plan text not null;", "contains null values"),
-        // Behind the other session's lock, and everybody else behind this one.
-        (9004, "alter table job_done add column region text;", "lock timeout"),
-    ] {
+    let over = Arc::new(AtomicBool::new(false));
+    let users = tokio::spawn(one_user(port, token, over.clone()));
+    let fails = async |number: u32, sql: &str, says: &str| {
         let migrations = Migrations::new(&Database::from_pool(deployment.database.pool().clone()))
             .with(next_release(&[(number, sql)]).await);
         let begun = Instant::now();
@@ -185,7 +181,18 @@ async fn a_broken_migration_says_what_is_wrong_within_a_minute_and_the_release_b
         assert!(begun.elapsed() < S(60), "{sql}: {:?}", begun.elapsed());
         let error = format!("{:#}", anyhow::Error::from(error));
         assert!(error.contains(says) && error.contains(&number.to_string()), "{sql}: {error}");
-    }
+    };
+    fails(9001, "create tabel next (id bigint);", "syntax error").await;
+    fails(9002, "create table next (id bigint); alter table nothing add column a int;", "does not exist")
+        .await;
+    fails(9003, "alter table users add column plan text not null;", "contains null values").await;
+    // Behind the other session's lock, and everybody else behind this one.
+    fails(9004, "alter table job_done add column region text;", "lock timeout").await;
+    sqlx::query("select count(*) from users").execute(&mut *other).await.unwrap();
+    fails(9005, "alter table users add column region text;", "lock timeout").await;
+    over.store(true, Ordering::Relaxed);
+    let answers = users.await.unwrap();
+    assert!(answers > 20, "{answers} answers");
     other.rollback().await.unwrap();
     everything_works(port).await;
     assert_eq!(reqwest::get(format!("http://127.0.0.1:{port}/readyz")).await.unwrap().status(), 200);
@@ -196,6 +203,25 @@ async fn a_broken_migration_says_what_is_wrong_within_a_minute_and_the_release_b
             .await
             .unwrap();
     assert_eq!(left, 0, "nothing of it is left");
+}
+
+/// Somebody who asks and starts jobs without a pause for as long as the migrations are tried; how many answers there were, none
+/// of them a failure.
+async fn one_user(port: u16, token: String, over: Arc<AtomicBool>) -> usize {
+    let client = reqwest::Client::new();
+    let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
+    let job = json!({ "kind": "echo", "args": { "message": "hello" } });
+    let mut answers = 0;
+    while !over.load(Ordering::Relaxed) {
+        for request in [client.get(url("/v1/me")), client.post(url("/v1/jobs")).json(&job)] {
+            let begun = Instant::now();
+            let answer = request.bearer_auth(&token).send().await.unwrap();
+            assert!(answer.status().is_success(), "{} after {:?}", answer.status(), begun.elapsed());
+            answers += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    answers
 }
 
 #[derive(Default)]

@@ -288,6 +288,171 @@ async fn a_job_that_failed_for_good_reaches_sentry_once_with_its_kind_and_id() {
     assert_eq!(reports.len(), 2, "a failure that is tried again ({retried}) is none: {sentry}");
 }
 
+/// Registers and logs in; the access token.
+async fn account(url: &str) -> String {
+    let client = reqwest::Client::new();
+    let account = json!({ "email": "a@example.com", "password": PASSWORD });
+    let post = |path: &str| client.post(format!("{url}/v1/auth/{path}")).json(&account).send();
+    assert_eq!(post("register").await.unwrap().status(), 201);
+    let body: Value = post("login").await.unwrap().json().await.unwrap();
+    body["access_token"].as_str().unwrap().to_owned()
+}
+
+/// Starts an `echo` by the API, in this trace; its id.
+async fn start_echo(url: &str, token: &str, traceparent: &str) -> i64 {
+    let body = json!({ "kind": "echo", "args": { "message": "x" } });
+    let request = reqwest::Client::new().post(format!("{url}/v1/jobs")).bearer_auth(token).json(&body);
+    let answer = request.header("traceparent", traceparent).send().await.unwrap();
+    assert_eq!(answer.status(), 202);
+    answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().parse().unwrap()
+}
+
+async fn ended(deployment: &Deployment, id: i64) {
+    eventually(&format!("job {id} ends"), S(60), async || {
+        let mut c = deployment.database.pool().acquire().await.unwrap();
+        jobs::find(&mut c, id).await.unwrap().unwrap().state.is_final()
+    })
+    .await;
+}
+
+/// Names and parents of the spans of this trace, as OTLP's protobuf has them: a span's fields come in the order of their numbers
+/// (1 trace, 2 span, 4 parent, 5 name).
+fn spans(bytes: &[u8], trace: &[u8; 16]) -> Vec<(String, Vec<u8>, Vec<u8>)> {
+    let starts = (0..bytes.len())
+        .filter(|&at| bytes[at..].starts_with(&[0x0a, 16]) && bytes[at + 2..].starts_with(trace));
+    starts
+        .filter_map(|at| {
+            let id = bytes[at + 18..].strip_prefix(&[0x12, 8])?;
+            let parent = id[8..].strip_prefix(&[0x22, 8])?;
+            let name = parent[8..].strip_prefix(&[0x2a])?;
+            let name_of = &name[1..=usize::from(name[0])];
+            Some((String::from_utf8_lossy(name_of).into_owned(), id[..8].to_vec(), parent[..8].to_vec()))
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_runs_in_the_trace_of_the_request_that_enqueued_it() {
+    const TRACE: u128 = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
+    let deployment = Deployment::new().await;
+    let collector = Collector::start().await;
+    let otlp = format!("http://{}", collector.address);
+    let port = free_port();
+    let mut all = deployment.start("all", port, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &otlp)]);
+    ready(port).await;
+    let url = format!("http://127.0.0.1:{port}");
+    let token = account(&url).await;
+    let id = start_echo(&url, &token, &format!("00-{TRACE:032x}-00f067aa0ba902b7-01")).await;
+    ended(&deployment, id).await;
+    let stored: String = sqlx::query_scalar("select trace->>'traceparent' from job_done where id = $1")
+        .bind(id)
+        .fetch_one(deployment.database.pool())
+        .await
+        .unwrap();
+    assert!(
+        stored.starts_with(&format!("00-{TRACE:032x}-")) && !stored.contains("00f067aa0ba902b7"),
+        "{stored}"
+    );
+    all.signal(Signal::SIGTERM);
+    assert!(all.wait(S(10)).await.0.success(), "{}", all.output());
+    let spans = spans(&collector.bytes("/v1/traces"), &TRACE.to_be_bytes());
+    let job = spans
+        .iter()
+        .find(|(name, ..)| name == "job")
+        .unwrap_or_else(|| panic!("no span of the job: {spans:?}"));
+    let parent = api::auth::hex(&job.2);
+    assert!(stored.contains(&parent), "its parent is what was stored, {stored}: {spans:?}");
+    assert!(spans.iter().any(|(_, id, _)| *id == job.2), "which is a span of the request: {spans:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queues_metrics_tell_what_became_of_jobs_and_workers() {
+    let deployment = Deployment::new().await;
+    let pool = deployment.database.pool();
+    let mut c = pool.acquire().await.unwrap();
+    // Of a queue that nobody serves, and of a worker that is gone.
+    let nobodys = || jobs::EnqueueOptions { queue: Some("nobodys".into()), ..Default::default() };
+    let echo = |sleep_ms: u64, fail_times: u16| json!({ "message": "x", "sleep_ms": sleep_ms, "fail_times": fail_times });
+    for _ in 0..3 {
+        jobs::enqueue_raw(&mut c, "echo", echo(0, 0), nobodys()).await.unwrap();
+    }
+    sqlx::query(
+        "insert into job (queue, kind, args, max_attempts, timeout_ms, state, worker, attempt, fence, run_at)
+         values ('default', 'echo', '{\"message\": \"x\"}', 3, 1000, 'running', gen_random_uuid(), 1, 1, now())",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    let port = free_port();
+    let vars = [("WORKER_LEASE", "12s"), ("WORKER_POLL_INTERVAL", "100ms")];
+    let _all = deployment.start("all", port, &vars);
+    ready(port).await;
+    let url = format!("http://127.0.0.1:{port}");
+    let at_least = async |name: &str, labels: &str, value: f64| {
+        eventually(&format!("{name}{{{labels}}} is {value}"), S(60), async || {
+            metric(port, name, labels).await >= value
+        })
+        .await;
+    };
+    at_least("jobs_rescued_total", r#"kind="echo""#, 1.0).await;
+    at_least("jobs_ready", r#"queue="nobodys""#, 3.0).await;
+    at_least("jobs_oldest_ready_seconds", r#"queue="nobodys""#, 0.001).await;
+
+    let token = account(&url).await;
+    let id = start_echo(&url, &token, "").await;
+    ended(&deployment, id).await;
+    let enqueued = metric(port, "jobs_enqueued_total", r#"kind="echo""#).await;
+    assert!((enqueued - 1.0).abs() < 0.5, "what others enqueue is counted by them: {enqueued}");
+
+    let once = || jobs::EnqueueOptions { max_attempts: Some(1), ..Default::default() };
+    let any = jobs::EnqueueOptions::default;
+    let retried = jobs::enqueue_raw(&mut c, "echo", echo(0, 1), any()).await.unwrap().id();
+    let discarded = jobs::enqueue_raw(&mut c, "echo", echo(0, 1), once()).await.unwrap().id();
+    let cancelled = jobs::enqueue_raw(&mut c, "echo", echo(30_000, 0), any()).await.unwrap().id();
+    let void = jobs::enqueue_raw(&mut c, "echo", echo(1_500, 0), any()).await.unwrap().id();
+    // Due a while ago, as after an outage.
+    let late: i64 = sqlx::query_scalar(
+        "insert into job (queue, kind, args, max_attempts, timeout_ms, run_at)
+         values ('default', 'echo', '{\"message\": \"x\"}', 3, 1000, now() - interval '100 s') returning id",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap();
+    for id in [cancelled, void] {
+        eventually("it runs", S(30), async || {
+            jobs::find(&mut c, id).await.unwrap().unwrap().state == jobs::JobState::Running
+        })
+        .await;
+    }
+    jobs::cancel(&mut c, cancelled).await.unwrap();
+    // As if somebody else had it by now: its outcome here is void.
+    sqlx::query("update job set fence = fence + 1 where id = $1").bind(void).execute(pool).await.unwrap();
+    at_least("jobs_lease_lost_total", "", 1.0).await;
+    for id in [retried, discarded, cancelled, void, late] {
+        ended(&deployment, id).await;
+    }
+    for (outcome, attempts) in [("completed", 6.0), ("retried", 1.0), ("discarded", 1.0), ("cancelled", 1.0)]
+    {
+        at_least("job_attempts_total", &format!(r#"kind="echo",outcome="{outcome}""#), attempts).await;
+    }
+    at_least("job_duration_seconds_count", r#"kind="echo""#, 9.0).await;
+    at_least("job_duration_seconds_sum", r#"kind="echo""#, 3.0).await;
+    at_least("job_wait_seconds_count", r#"queue="default""#, 9.0).await;
+    at_least("job_wait_seconds_sum", r#"queue="default""#, 100.0).await;
+    let waited = metric(port, "job_wait_seconds_sum", r#"queue="default""#).await;
+    assert!(waited < 300.0, "from when each was due: {waited}");
+
+    let text = reqwest::get(format!("{url}/metrics")).await.unwrap().text().await.unwrap();
+    for name in ["worker_last_claim_age_seconds", "worker_last_tick_age_seconds"] {
+        assert!(text.contains(&format!("\n{name}{{")), "{text}");
+        let age = metric(port, name, "").await;
+        assert!((0.0..90.0).contains(&age), "{name}: {age}");
+    }
+
+    sqlx::query("update worker set lease_until = now() - interval '1 s'").execute(pool).await.unwrap();
+    at_least("worker_lease_lost_total", "", 1.0).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_query_is_logged_with_its_statement_and_time_and_without_its_values() {
     let deployment = Deployment::new().await;

@@ -6,9 +6,8 @@
 use std::{str::FromStr as _, time::Duration};
 
 use anyhow::Context as _;
-use config::ShutdownConfig;
 use jobs::{CatchUp, CronLine, Error, JobContext, JobError, JobSpec, Settings, Worker};
-use runtime::{Clock, Lifecycle};
+use runtime::{Clock, Lifecycle, ShutdownConfig};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 

@@ -1,18 +1,19 @@
 //! What takes its time: small here, in full with `cargo xtask abuse`, which shows the figures too.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use jobs::{EnqueueOptions, JobError, Settings};
 
-use crate::common::{Bench, MS, Task, end, eventually, life, pool, quick, worker_at};
-
-#[expect(clippy::disallowed_methods, reason = "how `cargo xtask abuse` says that the figures count")]
-fn in_full() -> bool {
-    std::env::var_os("ABUSE_IN_FULL").is_some()
-}
+use crate::{
+    common::{Bench, MS, Task, end, eventually, in_full, life, pool, quick, worker_at},
+    pressure::forgotten_transaction,
+};
 
 /// The 99th percentile of the time from the begin of one job to the begin of the next one, in a worker that claims and
 /// acknowledges them one by one, and the entries of the index that were read for each.
@@ -72,8 +73,9 @@ async fn an_idle_queue_picks_a_job_up_at_once() {
     waits.sort_unstable();
     let (p50, p99) = (waits[waits.len() / 2], waits[waits.len() * 99 / 100]);
     println!("from the enqueue's commit to the handler: p50 {p50:?}, p99 {p99:?}");
-    let patience = if in_full() { MS(5) } else { MS(2_000) };
-    assert!(p50 < patience, "{p50:?}");
+    // The figures that are promised are of a release build (`cargo xtask bench jobs`); this is one for development.
+    let (patience, most) = if in_full() { (MS(5), MS(25)) } else { (MS(2_000), MS(10_000)) };
+    assert!(p50 < patience && p99 < most, "p50 {p50:?}, p99 {p99:?}");
 }
 
 async fn backlog(bench: &Bench, jobs: i64) {
@@ -98,4 +100,40 @@ async fn a_million_waiting_jobs_slow_no_claim_down() {
     assert!(many_read < few_read + 1_000, "{few_read} and {many_read} entries for a job");
     let patience = if in_full() { few_p99 * 2 + MS(5) } else { few_p99 * 10 + MS(200) };
     assert!(many_p99 < patience, "{few_p99:?} and {many_p99:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_left_open_during_heavy_work_does_not_make_the_queue_collapse() {
+    let third = Duration::from_secs(if in_full() { 200 } else { 8 });
+    let bench = Bench::new().await;
+    let forgotten = forgotten_transaction(&bench).await;
+    let life = life(MS(10_000));
+    let done = Arc::new(AtomicUsize::new(0));
+    let count = done.clone();
+    bench
+        .worker()
+        .register::<Task, _, _, _>(move |_, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+            async { Ok::<_, JobError>(()) }
+        })
+        .start(&life);
+    let tasks: Vec<Task> = (0..500).map(|n| Task { n }).collect();
+    let mut conn = bench.conn().await;
+    let (mut thirds, mut enqueued) = (Vec::new(), 0);
+    for _ in 0..3 {
+        let (begun, before) = (Instant::now(), done.load(Ordering::Relaxed));
+        while begun.elapsed() < third {
+            jobs::enqueue_many(&mut conn, &tasks, &EnqueueOptions::default()).await.unwrap();
+            enqueued += tasks.len();
+            // Never more than a little ahead of the worker.
+            while enqueued - done.load(Ordering::Relaxed) > 2_000 && begun.elapsed() < third {
+                tokio::time::sleep(MS(2)).await;
+            }
+        }
+        thirds.push(done.load(Ordering::Relaxed) - before);
+    }
+    drop(forgotten);
+    println!("jobs in each third of {:?} with a transaction left open: {thirds:?}", third * 3);
+    assert!(thirds[2] * 3 > thirds[0], "jobs in each third: {thirds:?}");
+    end(&life).await;
 }

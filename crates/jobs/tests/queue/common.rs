@@ -6,9 +6,8 @@ use std::{
     time::Duration,
 };
 
-use config::ShutdownConfig;
 use jobs::{EnqueueOptions, JobId, JobSpec, JobState, JobView, Settings, Worker};
-use runtime::Lifecycle;
+use runtime::{Lifecycle, ShutdownConfig};
 use serde::{Deserialize, Serialize};
 use sqlx::{
     Connection as _, PgConnection, PgPool,
@@ -137,6 +136,12 @@ pub(crate) async fn end(life: &Lifecycle) {
     life.begin_shutdown();
     assert_eq!(life.run_until_stopped().await, 0, "tasks had to be cut");
     assert_eq!(life.failed_task(), None);
+}
+
+/// True under `cargo xtask abuse`: cases that are long run in full, and their figures count.
+#[expect(clippy::disallowed_methods, reason = "how `cargo xtask abuse` says so")]
+pub(crate) fn in_full() -> bool {
+    std::env::var_os("ABUSE_IN_FULL").is_some()
 }
 
 pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {

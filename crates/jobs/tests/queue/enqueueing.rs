@@ -38,6 +38,32 @@ async fn a_job_of_a_rolled_back_transaction_never_was() {
     assert_eq!(bench.log.all(), ["2"]);
 }
 
+#[tokio::test]
+async fn a_transaction_tells_the_workers_once_of_each_queue_however_many_jobs_it_enqueues() {
+    let bench = Bench::new().await;
+    let mut listener = sqlx::postgres::PgListener::connect(bench.database.url()).await.unwrap();
+    listener.listen("jobs").await.unwrap();
+    let mut conn = bench.conn().await;
+    let mut tx = conn.begin().await.unwrap();
+    let bulk = || EnqueueOptions { queue: Some("bulk".into()), ..Default::default() };
+    for n in 0..100 {
+        jobs::enqueue(&mut tx, &Task { n }, EnqueueOptions::default()).await.unwrap();
+    }
+    for n in 0..10 {
+        jobs::enqueue(&mut tx, &Task { n }, bulk()).await.unwrap();
+    }
+    jobs::enqueue_many(&mut tx, &[Task { n: 1 }, Task { n: 2 }], &bulk()).await.unwrap();
+    tx.commit().await.unwrap();
+    // Whatever else the transaction had told would come before this.
+    let last = EnqueueOptions { queue: Some("last".into()), ..Default::default() };
+    jobs::enqueue(&mut conn, &Task { n: 0 }, last).await.unwrap();
+    let mut heard = Vec::new();
+    while heard.last().is_none_or(|queue| queue != "last") {
+        heard.push(listener.recv().await.unwrap().payload().to_owned());
+    }
+    assert_eq!(heard, ["default", "bulk", "last"]);
+}
+
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Sync {
     user: u32,

@@ -1,12 +1,15 @@
 //! Postgres goes away in the middle of things.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jobs::{JobContext, JobError, JobState, Settings};
 use sqlx::Connection as _;
 use test_support::{FaultProxy, Mode};
 
-use crate::common::{Bench, MS, Task, end, eventually, life, pool, quick, short_lease, worker_at};
+use crate::{
+    common::{Bench, MS, Task, end, eventually, in_full, life, pool, quick, short_lease, worker_at},
+    processes::{self, LONG_MS, Process, SHORT_MS, deed, of_job, until},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_whose_connection_is_terminated_listens_again() {
@@ -60,9 +63,7 @@ async fn an_acknowledgement_that_waits_while_its_partition_is_made_is_written_al
     sqlx::raw_sql(make).execute(&mut *tx).await.unwrap();
     let id = bench.enqueue(1).await;
     // What is to go into the default partition by then belongs into the new one in a moment.
-    let waits = "select count(*) from pg_stat_activity where datname = current_database()
-                 and wait_event_type = 'Lock' and query like '%insert into job_done%'";
-    eventually("the acknowledgement waits", async || bench.number(waits).await == 1).await;
+    waits_for_a_lock(&bench, ACKNOWLEDGEMENT).await;
     let attach =
         "alter table job_done attach partition job_done_new for values from ('2000-01-01') to ('2100-01-01')";
     sqlx::raw_sql(attach).execute(&mut *tx).await.unwrap();
@@ -70,6 +71,154 @@ async fn an_acknowledgement_that_waits_while_its_partition_is_made_is_written_al
     let job = bench.until(id, JobState::Completed).await;
     assert!(job.errors.is_empty(), "{job:?}");
     end(&life).await;
+}
+
+const ACKNOWLEDGEMENT: &str = "%insert into job_done%";
+const CLAIM: &str = "%update job%set state = 'running'%";
+const COMMIT: &str = "COMMIT";
+
+/// Waits until the one statement of this kind waits for a lock.
+async fn waits_for_a_lock(bench: &Bench, statement: &str) {
+    let sql = "select count(*) from pg_stat_activity
+               where datname = current_database() and wait_event_type = 'Lock' and query like $1";
+    eventually("it waits for a lock", async || {
+        sqlx::query_scalar::<_, i64>(sql).bind(statement).fetch_one(&bench.pool).await.unwrap() == 1
+    })
+    .await;
+}
+
+/// Ends the connection of the one statement of this kind, once it waits for a lock.
+async fn terminate(bench: &Bench, statement: &str) {
+    let sql = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+               where datname = current_database() and wait_event_type = 'Lock' and query like $1";
+    eventually("it waits for a lock", async || {
+        sqlx::query_scalar::<_, i64>(sql).bind(statement).fetch_one(&bench.pool).await.unwrap() == 1
+    })
+    .await;
+}
+
+/// The job began once, and there is one outcome.
+async fn done_at_the_first_attempt(bench: &Bench, id: i64) {
+    let job = bench.until(id, JobState::Completed).await;
+    assert_eq!((job.attempt, job.errors.len()), (1, 0), "{job:?}");
+    assert_eq!(bench.log.count("began"), 1);
+    assert_eq!(bench.number("select count(*) from job").await, 0);
+    assert_eq!(bench.number("select count(*) from job_done").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_and_an_acknowledgement_whose_connections_are_terminated_are_made_again() {
+    for (lock, statement) in [
+        ("lock table queue in access exclusive mode", CLAIM),
+        ("lock table job_done_default in access exclusive mode", ACKNOWLEDGEMENT),
+    ] {
+        let bench = Bench::new().await;
+        let id = bench.enqueue(1).await;
+        let mut conn = bench.conn().await;
+        let mut tx = conn.begin().await.unwrap();
+        sqlx::raw_sql(lock).execute(&mut *tx).await.unwrap();
+        let life = life(MS(10_000));
+        let log = bench.log.clone();
+        bench
+            .worker()
+            .register::<Task, _, _, _>(move |_, _| {
+                log.add("began");
+                async { Ok::<_, JobError>(()) }
+            })
+            .start(&life);
+        terminate(&bench, statement).await;
+        tx.rollback().await.unwrap();
+        done_at_the_first_attempt(&bench, id).await;
+        end(&life).await;
+    }
+}
+
+/// Case W6: the database commits, and the worker does not learn of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_whose_answer_was_lost_is_written_once() {
+    let bench = Bench::new().await;
+    let (proxy, url) = FaultProxy::in_front_of(bench.database.url()).await;
+    let mut conn = bench.conn().await;
+    let mut tx = conn.begin().await.unwrap();
+    sqlx::raw_sql("lock table job_done_default in access exclusive mode").execute(&mut *tx).await.unwrap();
+    let id = bench.enqueue(1).await;
+    let life = life(MS(10_000));
+    let log = bench.log.clone();
+    let handle = worker_at(&pool(&url).await, &url, quick())
+        .register::<Task, _, _, _>(move |_, _| {
+            log.add("began");
+            async { Ok::<_, JobError>(()) }
+        })
+        .start(&life);
+    waits_for_a_lock(&bench, ACKNOWLEDGEMENT).await;
+    proxy.set(Mode::Blackhole);
+    tx.rollback().await.unwrap();
+    eventually("it is written", async || bench.number("select count(*) from job_done").await == 1).await;
+    proxy.set(Mode::Refuse);
+    assert_eq!(handle.held_jobs(), 1, "the worker does not know it");
+    tokio::time::sleep(MS(300)).await;
+    proxy.set(Mode::Pass);
+    eventually("the worker knows it", async || handle.held_jobs() == 0).await;
+    done_at_the_first_attempt(&bench, id).await;
+    end(&life).await;
+}
+
+/// Case W6, for a job that completes in its own transaction: the database goes away while that commits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_of_effect_and_completion_whose_answer_was_lost_counts_and_one_that_was_cut_off_does_not() {
+    for cut_off in [false, true] {
+        let bench = Bench::new().await;
+        let (proxy, url) = FaultProxy::in_front_of(bench.database.url()).await;
+        // The commit waits for whoever holds the lock.
+        bench
+            .execute(
+                "create table effect (n bigint);
+                 create function wait() returns trigger language plpgsql as $$
+                     begin perform pg_advisory_xact_lock(6); return null; end $$;
+                 create constraint trigger wait after insert on effect deferrable initially deferred
+                     for each row execute function wait()",
+            )
+            .await;
+        let mut conn = bench.conn().await;
+        let mut holder = conn.begin().await.unwrap();
+        sqlx::raw_sql("select pg_advisory_xact_lock(6)").execute(&mut *holder).await.unwrap();
+        let id = bench.enqueue(1).await;
+        let life = life(MS(10_000));
+        let log = bench.log.clone();
+        let handle = worker_at(&pool(&url).await, &url, quick())
+            .register::<Task, _, _, _>(move |ctx: JobContext, task: Task| {
+                let log = log.clone();
+                async move {
+                    log.add("began");
+                    let mut tx = ctx.pool().begin().await?;
+                    sqlx::query("insert into effect values ($1)").bind(task.n).execute(&mut *tx).await?;
+                    ctx.complete_in(&mut tx, &"stored").await?;
+                    tx.commit().await?;
+                    Ok::<_, JobError>(())
+                }
+            })
+            .start(&life);
+        waits_for_a_lock(&bench, COMMIT).await;
+        if cut_off {
+            terminate(&bench, COMMIT).await;
+            holder.rollback().await.unwrap();
+            let job = bench.until(id, JobState::Completed).await;
+            assert_eq!((job.attempt, job.errors.len(), bench.log.count("began")), (2, 1, 2), "{job:?}");
+        } else {
+            proxy.set(Mode::Blackhole);
+            holder.rollback().await.unwrap();
+            eventually("committed", async || bench.number("select count(*) from effect").await == 1).await;
+            proxy.set(Mode::Refuse);
+            tokio::time::sleep(MS(300)).await;
+            assert_eq!(handle.held_jobs(), 1, "the worker does not know it");
+            proxy.set(Mode::Pass);
+            eventually("the worker knows it", async || handle.held_jobs() == 0).await;
+            done_at_the_first_attempt(&bench, id).await;
+        }
+        assert_eq!(bench.find(id).await.result, Some("stored".into()));
+        assert_eq!(bench.number("select count(*) from effect").await, 1);
+        end(&life).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,7 +236,7 @@ async fn a_lost_worker_with_more_jobs_than_one_statement_rescues_is_rescued_at_o
     let settings = Settings { lease: Duration::from_secs(1_800), ..quick() };
     worker_at(&bench.pool, bench.database.url(), settings).queue("default", 1).start(&life);
     let running = "select count(*) from job where state = 'running'";
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     eventually("rescued", async || bench.number(running).await < 1_700).await;
     let first = begun.elapsed();
     eventually("rescued", async || bench.number(running).await == 0).await;
@@ -211,4 +360,27 @@ async fn a_worker_that_starts_before_its_database_waits_for_it() {
     bench.until(id, JobState::Completed).await;
     assert!(handle.last_claim_age().unwrap() < Duration::from_secs(5));
     end(&life).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_killed_in_the_middle_of_a_job_has_it_run_again_when_its_lease_is_over() {
+    // In full with the lease that there is when nobody says otherwise.
+    let lease_ms = if in_full() { Settings::default().lease.as_millis() as u64 } else { SHORT_MS };
+    let bench = processes::bench().await;
+    let mut first = Process::start(&bench, lease_ms, &[]);
+    let id = deed(&bench, "work", 1_000).await;
+    until(&bench, "began", id, 1).await;
+    first.kill_9();
+    let killed = Instant::now();
+    let _second = Process::start(&bench, LONG_MS, &[]);
+    until(&bench, "began", id, 2).await;
+    // It was renewed a third of it before the kill, and when it is lost its jobs are at two thirds: at least so much is left.
+    let again = killed.elapsed();
+    assert!(again > MS(lease_ms / 3), "not while the lease held: {again:?}");
+    println!("killed, and run again after {again:?} with a lease of {lease_ms} ms");
+    assert!(!in_full() || again <= MS(40_000), "{again:?}");
+    let job = bench.until(id, JobState::Completed).await;
+    assert_eq!((job.attempt, job.errors.len()), (2, 1), "the attempt that died is counted: {job:?}");
+    assert_eq!(job.errors[0].error, "the worker was lost");
+    assert_eq!(of_job(&bench, "effect", id).await, 1);
 }

@@ -54,12 +54,14 @@ async fn a_failed_job_is_retried_with_growing_delays_and_then_discarded_with_its
 #[tokio::test]
 async fn a_handler_chooses_when_to_retry_or_that_it_is_no_use() {
     let bench = Bench::new().await;
-    let (later, never) = (bench.enqueue(1).await, bench.enqueue(2).await);
-    let worker = bench.worker().register::<Task, _, _, _>(async |_, task: Task| {
-        Err::<(), _>(match task.n {
+    let (later, never, then) = (bench.enqueue(1).await, bench.enqueue(2).await, bench.enqueue(3).await);
+    let in_an_hour = bench.find(then).await.created_at + chrono::TimeDelta::hours(1);
+    let worker = bench.worker().register::<Task, _, _, _>(move |_, task: Task| {
+        std::future::ready(Err::<(), _>(match task.n {
             1 => JobError::retry_in(Duration::from_secs(600), anyhow::anyhow!("busy")),
-            _ => JobError::discard(anyhow::anyhow!("no such address")),
-        })
+            2 => JobError::discard(anyhow::anyhow!("no such address")),
+            _ => JobError::RetryAt(in_an_hour, anyhow::anyhow!("closed until then")),
+        }))
     });
     drain_until_empty(&worker).await;
     let job = bench.find(later).await;
@@ -68,6 +70,71 @@ async fn a_handler_chooses_when_to_retry_or_that_it_is_no_use() {
     let job = bench.find(never).await;
     assert_eq!((job.state, job.attempt), (JobState::Discarded, 1));
     assert_eq!(job.errors[0].error, "no such address");
+    let job = bench.find(then).await;
+    assert_eq!((job.state, job.run_at, job.attempt), (JobState::Ready, in_an_hour, 1));
+    assert_eq!(job.errors[0].error, "closed until then");
+    fast_forward(&mut bench.conn().await, Duration::from_secs(3_599 - 60)).await;
+    assert_eq!(
+        drain_until_empty(&worker).await,
+        1,
+        "the one that is due after ten minutes, and not yet this one"
+    );
+    fast_forward(&mut bench.conn().await, Duration::from_secs(61)).await;
+    drain_until_empty(&worker).await;
+    assert_eq!(bench.find(then).await.attempt, 2);
+}
+
+#[tokio::test]
+async fn of_many_failures_the_last_ten_are_kept() {
+    let bench = Bench::new().await;
+    let id = bench.enqueue_with(1, EnqueueOptions { max_attempts: Some(12), ..Default::default() }).await;
+    let worker = bench.worker().register::<Task, _, _, _>(async |ctx: JobContext, _| {
+        Err::<(), _>(anyhow::anyhow!("failure {}", ctx.attempt()).into())
+    });
+    for _ in 0..12 {
+        assert_eq!(drain_until_empty(&worker).await, 1);
+        // The longest backoff, and more.
+        fast_forward(&mut bench.conn().await, Duration::from_secs(3_700)).await;
+    }
+    let job = bench.find(id).await;
+    assert_eq!((job.state, job.attempt), (JobState::Discarded, 12));
+    let kept: Vec<_> = job.errors.iter().map(|e| (e.attempt, e.error.clone())).collect();
+    assert_eq!(kept, (3..=12_i16).map(|n| (n, format!("failure {n}"))).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_while_the_database_is_busy_is_acknowledged_together() {
+    const JOBS: usize = 900;
+    let bench = Bench::new().await;
+    bench
+        .execute(
+            "create table statement (at timestamptz default clock_timestamp());
+             create function note() returns trigger language plpgsql as $$
+                 begin insert into statement default values; return null; end $$;
+             create trigger note after insert on job_done for each statement execute function note()",
+        )
+        .await;
+    let tasks: Vec<Task> = (0..JOBS as i64).map(|n| Task { n }).collect();
+    jobs::enqueue_many(&mut bench.conn().await, &tasks, &EnqueueOptions::default()).await.unwrap();
+    let mut busy = bench.pool.begin().await.unwrap();
+    sqlx::raw_sql("lock table job_done_default in access exclusive mode").execute(&mut *busy).await.unwrap();
+    let life = life(MS(10_000));
+    let log = bench.log.clone();
+    bench
+        .worker()
+        .register::<Task, _, _, _>(move |_, _| {
+            log.add("done");
+            async { Ok::<_, JobError>(()) }
+        })
+        .start(&life);
+    bench.logged("done", JOBS).await;
+    busy.rollback().await.unwrap();
+    let done = "select count(*) from job_done where state = 'completed'";
+    eventually("all are acknowledged", async || bench.number(done).await == JOBS as i64).await;
+    end(&life).await;
+    // The one that waited, what gathered meanwhile, and the last few, which may have come a moment later.
+    let statements = bench.number("select count(*) from statement").await;
+    assert!((1..=8).contains(&statements), "{statements} statements for {JOBS} jobs");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,12 +1,6 @@
 //! Large tables, and tables that vacuum cannot clean.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::Instant;
 
 use jobs::{EnqueueOptions, JobError, JobState, Settings};
 use sqlx::{Connection as _, PgConnection};
@@ -14,7 +8,7 @@ use sqlx::{Connection as _, PgConnection};
 use crate::common::{Bench, MS, Task, end, eventually, life, pool, quick, worker_at};
 
 /// A session with a transaction that somebody forgot: nothing that dies from now on can be cleaned up.
-async fn forgotten_transaction(bench: &Bench) -> PgConnection {
+pub(crate) async fn forgotten_transaction(bench: &Bench) -> PgConnection {
     let mut conn = bench.conn().await;
     let begin = "begin isolation level repeatable read; select count(*) from job";
     sqlx::raw_sql(begin).execute(&mut conn).await.unwrap();
@@ -122,39 +116,4 @@ async fn looks_do_not_walk_over_what_a_long_transaction_keeps_from_being_cleaned
     // Without a floor it would be twice for each job. From the front now and then, and for the overview: by the clock.
     assert!(walks < jobs / 2 + seconds, "walked over {walks} times for {jobs} jobs in {seconds} s");
     drop(forgotten);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_left_open_during_heavy_work_does_not_make_the_queue_collapse() {
-    const THIRD: Duration = Duration::from_secs(8);
-    let bench = Bench::new().await;
-    let forgotten = forgotten_transaction(&bench).await;
-    let life = life(MS(10_000));
-    let done = Arc::new(AtomicUsize::new(0));
-    let count = done.clone();
-    bench
-        .worker()
-        .register::<Task, _, _, _>(move |_, _| {
-            count.fetch_add(1, Ordering::Relaxed);
-            async { Ok::<_, JobError>(()) }
-        })
-        .start(&life);
-    let tasks: Vec<Task> = (0..500).map(|n| Task { n }).collect();
-    let mut conn = bench.conn().await;
-    let (mut thirds, mut enqueued) = (Vec::new(), 0);
-    for _ in 0..3 {
-        let (begun, before) = (Instant::now(), done.load(Ordering::Relaxed));
-        while begun.elapsed() < THIRD {
-            jobs::enqueue_many(&mut conn, &tasks, &EnqueueOptions::default()).await.unwrap();
-            enqueued += tasks.len();
-            // Never more than a little ahead of the worker.
-            while enqueued - done.load(Ordering::Relaxed) > 2_000 && begun.elapsed() < THIRD {
-                tokio::time::sleep(MS(2)).await;
-            }
-        }
-        thirds.push(done.load(Ordering::Relaxed) - before);
-    }
-    drop(forgotten);
-    assert!(thirds[2] * 3 > thirds[0], "jobs in each third: {thirds:?}");
-    end(&life).await;
 }

@@ -1,7 +1,7 @@
 //! `check_credential`: tries a stored credential at its provider.
 //!
-//! To delete it: this file, its lines in `jobs.rs`, its payload and its line in `job-specs`, and the line that enqueues it in
-//! `POST /v1/credentials`; the tests of credentials that wait for its verdict.
+//! To delete it: this file, its lines in `jobs.rs`, its payload, its line and its entry in `USER_JOBS` in `job-specs`, and the line
+//! that enqueues it in `POST /v1/credentials`; the tests of credentials that wait for its verdict.
 
 use std::time::Duration;
 

@@ -1,4 +1,6 @@
 //! `run`: makes a chat completion whose readers come and go (the crate `runs`).
+//!
+//! To delete it: see "Resumable runs" in `docs/removing-parts.md`.
 
 mod generation;
 

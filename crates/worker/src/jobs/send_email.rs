@@ -1,7 +1,7 @@
 //! `send_email`: one message, sent once.
 //!
-//! To delete it: this file, its lines in `jobs.rs`, its payload and its line in `job-specs`, and `mail.rs`, when nothing sends
-//! mail any more: `account_mail` and `check_renewals` do.
+//! To delete it: first what sends mail, `account_mail` and `check_renewals`; then this file, its lines in `jobs.rs`, its payload and
+//! its line in `job-specs`, `mail.rs` and the mailer in `context.rs`, and `GET /v1/admin/mails` (`routes/admin/mails.rs`).
 
 use job_specs::SendEmail;
 use jobs::{JobContext, JobError};

@@ -1,7 +1,7 @@
 //! `usage_rollup`: adds usage events up to hours.
 //!
-//! To delete it: this file, its lines in `jobs.rs`, its payload and its line in `job-specs`, and its line in the schedule.
-//! `GET /v1/usage` stays right without it, and gets slower with every event.
+//! To delete it: see "Usage roll-up" in `docs/removing-parts.md`. `GET /v1/usage` stays right without it, and gets slower with
+//! every event.
 
 use job_specs::UsageRollup;
 use jobs::{JobContext, JobError};
