@@ -161,6 +161,7 @@ impl InFlight {
             "ai request ended"
         );
         self.ai.accounting().record(UsageEvent {
+            id: Uuid::now_v7(),
             occurred_at: self.ai.clock().now(),
             user_id: self.user_id,
             api_key_id: self.api_key_id,
