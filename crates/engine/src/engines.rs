@@ -76,6 +76,12 @@ impl Engines {
         self.models.iter().find(|(rule, _)| rule.matches(model)).map(|(_, who)| &**who)
     }
 
+    /// The position of this one.
+    fn only(&self, name: &str) -> Option<&[usize]> {
+        let position = self.list.iter().position(|engine| *engine.name == *name)?;
+        self.all.get(position..=position)
+    }
+
     /// Asks an engine: the first that has the model and is well. For a stream, waits for its first event, so that whatever goes
     /// wrong before it can still be told with a status, or tried again: with the next engine, or with the same when there is no
     /// other. Dropped in the middle, the request to the engine is cancelled.
@@ -83,9 +89,11 @@ impl Engines {
     /// # Errors
     /// The last attempt's.
     pub async fn call(&self, request: Request, want: Want) -> Result<Answer, Fault> {
-        let Some(candidates) = self.candidates(&request.model) else {
-            return Err(Fault::UnknownModel(request.model));
+        let candidates = match &request.only {
+            Some(name) => self.only(name),
+            None => self.candidates(&request.model),
         };
+        let Some(candidates) = candidates else { return Err(Fault::UnknownModel(request.model)) };
         let (timer, limit) = match want {
             Want::Stream => (Timer::FirstToken, self.config.first_token_timeout),
             Want::Json | Want::Either => (Timer::Response, self.config.response_timeout),
