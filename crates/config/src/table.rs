@@ -221,6 +221,8 @@ pub const VARIABLES: &[Variable] = &[
         "The keys of ENGINES, as NAME=KEY.").secret(),
     v(ENGINE, "ENGINE_MODELS", Both, Optional, "gpt-*=openai|default,*=default",
         "Which engines have which models, as MODEL=ENGINE|ENGINE; a * ends a model's name, the first match counts, and a model without a match is refused. Unset: any engine has any model."),
+    v(ENGINE, "ENGINE_PASSTHROUGH", Both, Value("default"), "local",
+        "The one engine behind POST /v1/ai/{path}, by its name; off: the route answers 404."),
     v(ENGINE, "ENGINE_CONNECT_TIMEOUT", Both, Value("2s"), "2s",
         "To connect to the engine (50ms to 60s)."),
     v(ENGINE, "ENGINE_HEADER_HOLD", Both, Value("10s"), "10s",

@@ -207,6 +207,7 @@ pub async fn end(c: &mut PgConnection, id: Uuid, end: &End) -> Result<Option<End
     let Some(row) = row else { return Ok(None) };
     if row.attempts > 0 {
         let event = UsageEvent {
+            id,
             occurred_at: row.ended_at,
             user_id: row.user_id,
             api_key_id: row.api_key_id,

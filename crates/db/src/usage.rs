@@ -9,6 +9,8 @@ use crate::Result;
 /// One AI request, when it is over.
 #[derive(Debug, Clone)]
 pub struct UsageEvent {
+    /// Its name. A writer that got no answer writes it again under the same one, and it is there once.
+    pub id: Uuid,
     /// When it ended.
     pub occurred_at: DateTime<Utc>,
     /// Who asked.
@@ -39,16 +41,19 @@ pub struct UsageEvent {
     pub duration_ms: i32,
 }
 
-/// Appends events, all in one statement.
+/// Appends events, all in one statement. Those that are there already are passed over.
 pub async fn insert(c: &mut PgConnection, events: &[UsageEvent]) -> Result<()> {
     fn column<T>(events: &[UsageEvent], f: impl Fn(&UsageEvent) -> T) -> Vec<T> {
         events.iter().map(f).collect()
     }
     sqlx::query!(
-        "insert into usage_event (occurred_at, user_id, api_key_id, request_id, route, model, engine, prompt_tokens,
+        "insert into usage_event (event_id, occurred_at, user_id, api_key_id, request_id, route, model, engine, prompt_tokens,
                                   completion_tokens, estimated, cached, outcome, first_token_ms, duration_ms)
-         select * from unnest($1::timestamptz[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[],
-                              $8::bigint[], $9::bigint[], $10::boolean[], $11::boolean[], $12::text[], $13::int[], $14::int[])",
+         select * from unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
+                              $8::text[], $9::bigint[], $10::bigint[], $11::boolean[], $12::boolean[], $13::text[], $14::int[],
+                              $15::int[])
+         on conflict (event_id) do nothing",
+        &column(events, |e| e.id),
         &column(events, |e| e.occurred_at),
         &column(events, |e| e.user_id),
         &column(events, |e| e.api_key_id) as &[Option<Uuid>],

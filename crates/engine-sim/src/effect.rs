@@ -22,7 +22,8 @@ const INVALID_UTF8: &[u8] =
 const NAMED_ERROR: &[u8] = b"event: error\ndata: {\"error\":{\"message\":\"simulated fault: named error\",\
     \"type\":\"server_error\",\"param\":null,\"code\":null}}\n\n";
 /// Each is legal in an event stream and means nothing.
-const EMPTY_EVENTS: [&[u8]; 4] = [b"\n\n", b"data:\n\n", b"event: ping\n\n", b":\n\n"];
+const EMPTY_EVENTS: [&[u8]; 6] =
+    [b"\n\n", b"data:\n\n", b"event: ping\n\n", b":\n\n", b"id: 7\n\n", b"retry: 1000\n\n"];
 
 /// The steps of the whole stream, with the fault in it.
 pub(crate) fn apply(fault: Option<&Fault>, script: Script) -> Steps {

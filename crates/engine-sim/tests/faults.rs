@@ -268,10 +268,10 @@ async fn split_cuts_events_and_characters_anywhere_and_keeps_every_byte() {
 
 #[tokio::test]
 async fn empty_events_come_between_the_real_ones() {
-    let text = text(&body("fault=empty-events tokens=5").await);
-    assert!(
-        text.contains("\n\ndata:\n\n") && text.contains("\n\nevent: ping\n\n") && text.contains("\n\n:\n\n")
-    );
+    let text = text(&body("fault=empty-events tokens=8").await);
+    for empty in ["data:", "event: ping", ":", "id: 7", "retry: 1000"] {
+        assert!(text.contains(&format!("\n\n{empty}\n\n")), "{empty}: {text}");
+    }
 }
 
 #[tokio::test]

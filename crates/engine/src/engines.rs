@@ -7,7 +7,10 @@ use config::{AiConfig, ModelRule};
 use runtime::{Lifecycle, Phase};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::{Answer, Fault, Name, Request, Timer, Want, budget::RetryBudget, engine::Engine, fault::Again};
+use crate::{
+    Answer, Exchange, Fault, Name, Request, Timer, Want, budget::RetryBudget, engine::Engine, fault::Again,
+    measure::Models,
+};
 
 /// Before the same engine is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -27,6 +30,7 @@ pub struct Engines {
     /// Which have which models; empty: any has any.
     models: Box<[(ModelRule, Box<[usize]>)]>,
     budget: RetryBudget,
+    labels: Models,
     config: AiConfig,
 }
 
@@ -45,7 +49,8 @@ impl Engines {
         });
         let models = models.collect::<anyhow::Result<_>>()?;
         let all = (0..list.len()).collect();
-        Ok(Self { list, all, models, budget: RetryBudget::default(), config: config.clone() })
+        let (budget, labels) = (RetryBudget::default(), Models::default());
+        Ok(Self { list, all, models, budget, labels, config: config.clone() })
     }
 
     /// Their names, in order of preference.
@@ -71,6 +76,12 @@ impl Engines {
         self.models.iter().find(|(rule, _)| rule.matches(model)).map(|(_, who)| &**who)
     }
 
+    /// The position of this one.
+    fn only(&self, name: &str) -> Option<&[usize]> {
+        let position = self.list.iter().position(|engine| *engine.name == *name)?;
+        self.all.get(position..=position)
+    }
+
     /// Asks an engine: the first that has the model and is well. For a stream, waits for its first event, so that whatever goes
     /// wrong before it can still be told with a status, or tried again: with the next engine, or with the same when there is no
     /// other. Dropped in the middle, the request to the engine is cancelled.
@@ -78,9 +89,11 @@ impl Engines {
     /// # Errors
     /// The last attempt's.
     pub async fn call(&self, request: Request, want: Want) -> Result<Answer, Fault> {
-        let Some(candidates) = self.candidates(&request.model) else {
-            return Err(Fault::UnknownModel(request.model));
+        let candidates = match &request.only {
+            Some(name) => self.only(name),
+            None => self.candidates(&request.model),
         };
+        let Some(candidates) = candidates else { return Err(Fault::UnknownModel(request.model)) };
         let (timer, limit) = match want {
             Want::Stream => (Timer::FirstToken, self.config.first_token_timeout),
             Want::Json | Want::Either => (Timer::Response, self.config.response_timeout),
@@ -111,6 +124,7 @@ impl Engines {
                     fault
                 }
             };
+            fault.record_attempt(&engine.name);
             asked.push(position);
             let Some(again) = fault.retry().filter(|_| retries > 0) else { return Err(fault) };
             if again == Again::Another && candidates.iter().all(|position| asked.contains(position)) {
@@ -159,6 +173,11 @@ impl Engines {
             engine.breaker.failure();
         }
         well
+    }
+
+    /// Puts an exchange that is over, and took so long, into the metrics.
+    pub fn record(&self, exchange: &Exchange<'_>, took: Duration) {
+        exchange.record(&self.labels, took);
     }
 
     /// Closes connections that nobody has used for a while, for as long as the process takes new work.

@@ -102,15 +102,23 @@ impl Fault {
         }
     }
 
-    /// Counts what the metrics want to know.
+    /// Counts a time of a stream that was up. Those before its first event are counted by the call itself, also when another
+    /// attempt then went well.
     pub fn record(&self, engine: &str) {
-        let timer = match self {
-            Self::Timeout(timer) => timer.as_str(),
-            Self::Unreachable(error) if error.kind() == io::ErrorKind::TimedOut => "connect",
-            _ => return,
-        };
-        metrics::counter!("ai_engine_timeouts_total", "timeout" => timer, "engine" => engine.to_owned())
-            .increment(1);
+        if let Self::Timeout(timer @ (Timer::Idle | Timer::Total)) = self {
+            timed_out(timer.as_str(), engine);
+        }
+    }
+
+    /// Counts a time of an attempt that was up.
+    pub(crate) fn record_attempt(&self, engine: &str) {
+        match self {
+            Self::Timeout(timer) => timed_out(timer.as_str(), engine),
+            Self::Unreachable(error) if error.kind() == io::ErrorKind::TimedOut => {
+                timed_out("connect", engine)
+            }
+            _ => {}
+        }
     }
 
     /// What the client is not told, for the log.
@@ -194,6 +202,11 @@ impl Fault {
             _ => None,
         }
     }
+}
+
+fn timed_out(timer: &'static str, engine: &str) {
+    metrics::counter!("ai_engine_timeouts_total", "timeout" => timer, "engine" => engine.to_owned())
+        .increment(1);
 }
 
 impl fmt::Display for Fault {

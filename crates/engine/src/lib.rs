@@ -33,6 +33,7 @@ mod engine;
 mod engines;
 mod error;
 mod fault;
+mod measure;
 mod models;
 mod request;
 mod usage;
@@ -42,6 +43,7 @@ pub use self::{
     engines::Engines,
     error::EngineError,
     fault::{Fault, Timer},
+    measure::Exchange,
     request::{Asked, FORWARDED, Name, Request, Want},
     usage::{Report, Usage},
 };

@@ -22,6 +22,7 @@ pub struct Request {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) model: Box<str>,
+    pub(crate) only: Option<Box<str>>,
     pub(crate) asked: Asked,
 }
 
@@ -73,7 +74,7 @@ impl Request {
     fn new<'a>(method: Method, path: impl IntoIterator<Item = &'a str>, body: Bytes) -> Self {
         let path = path.into_iter().map(Into::into).collect();
         let headers = HeaderMap::new();
-        Self { method, path, headers, body, model: "".into(), asked: Asked::default() }.traced()
+        Self { method, path, headers, body, model: "".into(), only: None, asked: Asked::default() }.traced()
     }
 
     /// The current span is its trace context, in place of the one in which it was made.
@@ -89,6 +90,13 @@ impl Request {
     #[must_use]
     pub fn model(mut self, model: &str) -> Self {
         self.model = model.into();
+        self
+    }
+
+    /// This engine alone may answer, whatever the model.
+    #[must_use]
+    pub fn only(mut self, engine: &str) -> Self {
+        self.only = Some(engine.into());
         self
     }
 

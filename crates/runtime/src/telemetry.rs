@@ -25,6 +25,23 @@ use crate::{json_log::JsonLog, redact};
 /// Upper bounds of latency histograms, in seconds.
 const SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+/// Upper bounds of histograms of tokens, as OpenTelemetry advises for `gen_ai.client.token.usage`.
+const TOKENS: [f64; 14] = [
+    1.0,
+    4.0,
+    16.0,
+    64.0,
+    256.0,
+    1_024.0,
+    4_096.0,
+    16_384.0,
+    65_536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
+];
 /// At the end, for what is still on its way to Sentry or the collector.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -161,6 +178,9 @@ fn start_metrics(service: &'static str) -> MetricsHandle {
     let builder = PrometheusBuilder::new()
         .add_global_label("service", service)
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(Matcher::Suffix("_token_usage".to_owned()), &TOKENS)
+        })
         .expect("the buckets are not empty");
     let recorder = builder.build_recorder();
     let handle = MetricsHandle(recorder.handle());

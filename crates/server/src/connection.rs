@@ -166,3 +166,41 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use config::ShutdownConfig;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn small_writes_are_not_held_back_for_an_acknowledgement() {
+        const TIME: Duration = Duration::from_secs(5);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let stream = stream.into_std().unwrap();
+        // Options belong to the socket, whoever holds it.
+        let same = stream.try_clone().unwrap();
+        assert!(!same.nodelay().unwrap());
+        let config = HttpConfig {
+            host: [127, 0, 0, 1].into(),
+            port: 0,
+            admin_port: None,
+            header_timeout: TIME,
+            body_idle_timeout: TIME,
+            keep_alive: TIME,
+            write_stall_timeout: TIME,
+            max_connections: 1,
+        };
+        let lifecycle = Lifecycle::new(ShutdownConfig { delay: Duration::ZERO, budget: TIME });
+        let stream = TcpStream::from_std(stream).unwrap();
+        let serving = run(stream, Peer(peer), Router::new(), config.into(), lifecycle, Arc::default());
+        tokio::select! {
+            () = serving => panic!("it waits for a request"),
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+        }
+        assert!(same.nodelay().unwrap());
+    }
+}

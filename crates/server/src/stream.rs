@@ -40,11 +40,11 @@ impl Asked {
             value.split(',').any(|option| option.trim().eq_ignore_ascii_case("close"))
         };
         Self {
-            chunks: request.version() == Version::HTTP_11
-                && request.method() != Method::HEAD
-                // Hyper closes such a connection (RFC 9112, section 6.3).
-                && !(headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH)),
-            keep_alive: !headers.get_all(header::CONNECTION).iter().any(closes),
+            chunks: request.version() == Version::HTTP_11 && request.method() != Method::HEAD,
+            // Where a Content-Length stood beside the Transfer-Encoding the connection must be closed (RFC 9112, section 6.3). Hyper
+            // has taken it away by now, so a request in chunks is the last one on its connection.
+            keep_alive: !headers.contains_key(header::TRANSFER_ENCODING)
+                && !headers.get_all(header::CONNECTION).iter().any(closes),
         }
     }
 }

@@ -14,7 +14,7 @@ pub struct Event<'a> {
 /// What an event says, read in one pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parts<'a> {
-    /// The event's name; `None` is an ordinary message.
+    /// The event's name; `None` is an ordinary message, and so is one with an empty name.
     pub name: Option<&'a [u8]>,
     /// The data, lines joined with LF. `None` when there is no data line: then a browser dispatches nothing.
     pub data: Option<Cow<'a, [u8]>>,
@@ -66,8 +66,9 @@ impl<'a> Event<'a> {
                         data.extend_from_slice(value);
                     }
                 },
-                b"event" => parts.name = Some(value),
-                b"id" => parts.has_id = true,
+                b"event" => parts.name = Some(value).filter(|name| !name.is_empty()),
+                // The standard ignores an id with a NUL.
+                b"id" => parts.has_id |= memchr(0, value).is_none(),
                 b"" => parts.has_comments = true,
                 _ => {}
             }
@@ -140,6 +141,26 @@ mod tests {
         assert_eq!(parts.data.as_deref().unwrap(), b"a\nb\n c\n");
         assert_eq!(parts.name.unwrap(), b"delta");
         assert!(parts.has_id && parts.has_data() && !parts.is_comment());
+    }
+
+    #[test]
+    fn an_empty_name_is_no_name_and_an_id_with_a_nul_is_no_id() {
+        for (raw, name, has_id) in [
+            (&b"event:\ndata: x\n\n"[..], None, false),
+            (b"event\ndata: x\n\n", None, false),
+            (b"event: a\nevent:\ndata: x\n\n", None, false),
+            (b"event:\nevent: a\ndata: x\n\n", Some(&b"a"[..]), false),
+            (b"event:  \ndata: x\n\n", Some(b" "), false),
+            (b"id: 1\ndata: x\n\n", None, true),
+            // The last event id is set to nothing.
+            (b"id\ndata: x\n\n", None, true),
+            (b"id: 1\x002\ndata: x\n\n", None, false),
+            (b"id: 1\x002\nid: 3\ndata: x\n\n", None, true),
+            (b"id: 3\nid: 1\x002\ndata: x\n\n", None, true),
+        ] {
+            let parts = Event::new(raw).parts();
+            assert_eq!((parts.name, parts.has_id), (name, has_id), "{:?}", String::from_utf8_lossy(raw));
+        }
     }
 
     #[test]

@@ -95,6 +95,7 @@ async fn echo_shows_its_progress_while_it_sleeps() {
 
 fn event(user_id: Uuid, outcome: &'static str, prompt_tokens: i64) -> UsageEvent {
     UsageEvent {
+        id: Uuid::now_v7(),
         occurred_at: "2026-01-31T10:20:30Z".parse().unwrap(),
         user_id,
         api_key_id: None,

@@ -152,7 +152,8 @@ fn run_steps(steps: &[Step], keep_going: bool, bench: &mut Bench) -> Result<Vec<
         let outcome = (step.run)(bench);
         interrupts::check()?;
         if let Err(error) = &outcome {
-            if error.is::<Interrupted>() || error.is::<devstack::Unavailable>() {
+            // Something that is missing here is to be decided first; with --keep-going it is a failure like any other.
+            if error.is::<Interrupted>() || (error.is::<devstack::Unavailable>() && !keep_going) {
                 return outcome.map(|_| results);
             }
             ui::error(&format!("{error:#}"));
@@ -257,6 +258,19 @@ mod tests {
         assert_eq!(choose(vec![step("a"), step("b")], &[]).unwrap().len(), 2);
         let error = choose(vec![step("a")], &["c".to_owned()]).err().unwrap();
         assert!(error.to_string().contains("no step `c`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_missing_ends_it_all_unless_it_is_to_keep_going() {
+        let project = || Project::find().unwrap();
+        let bench = || Bench { project: project(), ui: Ui::new(), install: Install::Never, throwaway: None };
+        let missing =
+            Step { run: |_| Err(devstack::Unavailable("no browser".to_owned()).into()), ..step("a") };
+        let steps = [missing, step("b")];
+        let ended = run_steps(&steps, false, &mut bench()).err().unwrap();
+        assert!(ended.is::<devstack::Unavailable>(), "{ended}");
+        let results = run_steps(&steps, true, &mut bench()).unwrap();
+        assert_eq!(verdict(&steps, &results), "verify: FAILED: a (1 steps passed)");
     }
 
     #[test]

@@ -185,3 +185,55 @@ impl Writer {
 fn dropped(count: usize) {
     metrics::counter!("usage_events_dropped_total").increment(count as u64);
 }
+
+#[cfg(test)]
+mod tests {
+    use config::{ApiConfig, MapVars};
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn row() -> UsageEvent {
+        UsageEvent {
+            id: Uuid::now_v7(),
+            occurred_at: runtime::Clock::system().now(),
+            user_id: Uuid::nil(),
+            api_key_id: None,
+            request_id: String::new(),
+            route: String::new(),
+            model: String::new(),
+            engine: String::new(),
+            prompt_tokens: 1,
+            completion_tokens: 1,
+            estimated: false,
+            cached: false,
+            outcome: "ok",
+            first_token_ms: None,
+            duration_ms: 1,
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_dropped_and_counted_and_nobody_waits() {
+        let vars = MapVars::from([
+            ("DATABASE_URL", "postgres://u:p@127.0.0.1:1/d"),
+            ("REDIS_URL", "redis://127.0.0.1:1"),
+            ("ENGINE_URL", "http://127.0.0.1:1/v1"),
+        ]);
+        let config = ApiConfig::from_vars(&vars).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let accounting = {
+            let _inside = runtime.enter();
+            let database = Database::from_config(&config.stores.database, "test").unwrap();
+            Accounting::new(database, Lifecycle::new(config.runtime.shutdown))
+        };
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let metrics = recorder.handle();
+        // Outside a runtime there is no writer.
+        metrics::with_local_recorder(&recorder, || (0..CAPACITY + 5).for_each(|_| accounting.record(row())));
+        assert_eq!(accounting.inner.lock().rows.len(), CAPACITY);
+        let metrics = metrics.render();
+        assert!(metrics.contains("usage_events_dropped_total 5\n"), "{metrics}");
+    }
+}

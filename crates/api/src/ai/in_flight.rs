@@ -1,16 +1,15 @@
 //! The one guard of a request to the engine: whatever ends it, this accounts for it.
 
 use std::{
-    collections::HashSet,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use db::usage::UsageEvent;
-use engine::{Asked, Usage};
+use engine::{Asked, Exchange, Usage};
 use tokio::time::Instant;
 use tracing::{Span, field::Empty};
 use uuid::Uuid;
@@ -142,7 +141,17 @@ impl InFlight {
         let engine = if self.cached { CACHE } else { engine.as_deref().unwrap_or(NO_ENGINE) };
         self.reservation.used(used.prompt + used.completion);
         self.reservation.settle();
-        self.metrics(engine, outcome, took, first, used);
+        let events = self.first_event.zip(self.last_event).map(|(first, last)| (first, last, self.events));
+        let exchange = Exchange {
+            operation: self.protocol.operation(),
+            model: &self.model,
+            engine,
+            outcome: outcome.as_str(),
+            began: self.started,
+            events,
+            usage: used,
+        };
+        self.ai.inner.engines.record(&exchange, took);
         self.span.record("gen_ai.usage.input_tokens", used.prompt);
         self.span.record("gen_ai.usage.output_tokens", used.completion);
         self.span.record("outcome", outcome.as_str());
@@ -161,6 +170,7 @@ impl InFlight {
             "ai request ended"
         );
         self.ai.accounting().record(UsageEvent {
+            id: Uuid::now_v7(),
             occurred_at: self.ai.clock().now(),
             user_id: self.user_id,
             api_key_id: self.api_key_id,
@@ -198,39 +208,17 @@ impl InFlight {
 
     /// What it cost, and whether that is only our estimate.
     fn count(&self, outcome: Outcome) -> (Usage, bool) {
+        // An answer in one piece has no events.
+        let is_answered = outcome == Outcome::Ok;
+        let is_left = outcome == Outcome::ClientAbort && self.asked.name().is_some();
         match self.usage {
             Some(usage) => (usage, false),
-            // An engine that failed before it said anything charges nothing.
-            None if outcome == Outcome::EngineError && self.events == 0 => {
+            // Whatever ends it before the engine said anything, it costs nothing; unless the client left while an engine was at work.
+            None if self.events == 0 && !is_answered && !is_left => {
                 (Usage { prompt: 0, completion: 0 }, true)
             }
             // An event is about a token.
             None => (Usage { prompt: self.prompt_estimate, completion: self.events }, true),
-        }
-    }
-
-    /// OpenTelemetry's names for generative AI clients, <https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/>,
-    /// as Prometheus writes them. Never by user: that would be a time series each.
-    fn metrics(&self, engine: &str, outcome: Outcome, took: Duration, first: Option<Duration>, used: Usage) {
-        let labels = [
-            ("gen_ai_operation_name", self.protocol.operation().to_owned()),
-            ("gen_ai_request_model", self.ai.models().label(&self.model, outcome == Outcome::Ok)),
-            ("engine", engine.to_owned()),
-            ("outcome", outcome.as_str().to_owned()),
-        ];
-        metrics::histogram!("gen_ai_client_operation_duration_seconds", &labels).record(took);
-        let labels = &labels[..3];
-        if let Some(first) = first {
-            metrics::histogram!("gen_ai_client_time_to_first_chunk_seconds", labels).record(first);
-        }
-        if let (Some(first), Some(last), 2..) = (self.first_event, self.last_event, self.events) {
-            let per_chunk = last.duration_since(first).as_secs_f64() / (self.events - 1) as f64;
-            metrics::histogram!("gen_ai_client_time_per_output_chunk_seconds", labels).record(per_chunk);
-        }
-        for (kind, tokens) in [("input", used.prompt), ("output", used.completion)] {
-            let mut labels = labels.to_vec();
-            labels.push(("gen_ai_token_type", kind.to_owned()));
-            metrics::counter!("gen_ai_client_token_usage_total", &labels).increment(tokens);
         }
     }
 }
@@ -281,46 +269,5 @@ impl OpenRequests {
     fn leave(&self, protocol: Protocol) {
         self.0.fetch_sub(1, Ordering::Relaxed);
         metrics::gauge!("ai_requests_open", "operation" => protocol.operation()).decrement(1);
-    }
-}
-
-/// Names of models that may become metric labels. A client may ask for any name, and each would be a time series for ever:
-/// only names that the engine answered to are used, and only so many.
-#[derive(Debug, Default)]
-pub(super) struct Models(RwLock<HashSet<Box<str>>>);
-
-impl Models {
-    const MANY: usize = 64;
-
-    fn label(&self, model: &str, answered: bool) -> String {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        if known.contains(model) {
-            return model.to_owned();
-        }
-        let full = known.len() >= Self::MANY;
-        drop(known);
-        if answered && !full && !model.is_empty() {
-            self.0.write().unwrap_or_else(PoisonError::into_inner).insert(model.into());
-            return model.to_owned();
-        }
-        "other".to_owned()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn invented_models_do_not_become_labels() {
-        let models = Models::default();
-        assert_eq!(models.label("invented", false), "other");
-        assert_eq!(models.label("real", true), "real");
-        assert_eq!(models.label("real", false), "real");
-        for i in 0..200 {
-            models.label(&format!("m{i}"), true);
-        }
-        assert_eq!(models.0.read().unwrap().len(), Models::MANY);
-        assert_eq!(models.label("late", true), "other");
     }
 }

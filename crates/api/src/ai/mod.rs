@@ -40,11 +40,7 @@ use engine::Engines;
 use limits::Limiter;
 use runtime::{Clock, Lifecycle};
 
-use self::{
-    accounting::Accounting,
-    cache::Cache,
-    in_flight::{Models, OpenRequests},
-};
+use self::{accounting::Accounting, cache::Cache, in_flight::OpenRequests};
 
 pub(crate) use self::routes::DayUsage;
 pub use self::routes::router;
@@ -66,7 +62,6 @@ struct Inner {
     lifecycle: Lifecycle,
     clock: Clock,
     open: OpenRequests,
-    models: Models,
 }
 
 impl Ai {
@@ -92,7 +87,6 @@ impl Ai {
             lifecycle: lifecycle.clone(),
             clock,
             open: OpenRequests::default(),
-            models: Models::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -132,10 +126,6 @@ impl Ai {
 
     fn open_requests(&self) -> &OpenRequests {
         &self.inner.open
-    }
-
-    fn models(&self) -> &Models {
-        &self.inner.models
     }
 }
 

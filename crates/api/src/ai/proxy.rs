@@ -39,15 +39,24 @@ pub(super) async fn forward<'a>(
     request: Request,
 ) -> Result<Response, Failure> {
     let started = Instant::now();
+    // What stands below /v1/ai/ is one engine's own, and means nothing to the others.
+    let only = match protocol {
+        Protocol::Passthrough => Some(ai.inner.config.passthrough.as_deref().ok_or_else(Error::not_found)?),
+        _ => None,
+    };
     let (parts, body) = request.into_parts();
     let wish = Wish::read(&parts.headers)?;
     let body = read_body(&parts.headers, body, ai.inner.config.max_body_bytes).await?;
     let call = Call::parse(protocol, &body)?;
-    if !ai.inner.engines.serves(&call.model) {
+    if only.is_none() && !ai.inner.engines.serves(&call.model) {
         return Err(Fault::UnknownModel(call.model).into());
     }
     let to_engine =
         engine::Request::post(path, call.body.clone()).model(&call.model).client_headers(&parts.headers);
+    let to_engine = match only {
+        Some(engine) => to_engine.only(engine),
+        None => to_engine,
+    };
     let request = admit(ai, protocol, pending, &call, to_engine.asked(), started).await?;
     let to_engine = request.span().in_scope(|| to_engine.traced()).request_id(request.request_id());
     let want = match protocol {

@@ -10,7 +10,10 @@ use tokio::{
 
 use test_support::{FaultProxy, Mode, OwnServices, TestDatabase};
 
-use crate::support::{Persona, TestApp, eventually};
+use crate::{
+    ai::{chat, open, whole},
+    support::{Persona, TestApp, eventually},
+};
 
 /// Everything that a Redis is asked, in its order, as `MONITOR` tells it.
 struct Monitor {
@@ -42,6 +45,13 @@ impl Monitor {
             Self { seen, asking: client.get_multiplexed_async_connection().await.unwrap(), marks: 0 };
         monitor.since_last().await;
         monitor
+    }
+
+    /// What was asked since the last call: so many scripts, and nothing else.
+    async fn scripts_since_last(&mut self, what: &str, count: usize) {
+        let asked = self.since_last().await;
+        let scripts = asked.iter().filter(|line| line.contains("\"EVALSHA\"")).count();
+        assert_eq!((asked.len(), scripts), (count, count), "{what}: {asked:#?}");
     }
 
     /// What was asked since the last call.
@@ -105,4 +115,67 @@ async fn an_admitted_request_is_one_round_trip_to_redis_and_none_to_postgres_by_
         assert!(asked.is_empty(), "{forged}: {asked:#?}");
     }
     assert_eq!(postgres.open(), 0, "nothing went round the proxy's refusal");
+}
+
+/// The warm path of the AI proxy: admission alone stands before the first byte; at the end the limits are settled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_completion_is_one_round_trip_before_its_first_byte_and_one_after_its_last() {
+    const CHAT: &str = "/v1/chat/completions";
+    let (services, database) = tokio::join!(OwnServices::start(), TestDatabase::create());
+    let (postgres, url) = FaultProxy::in_front_of(database.url()).await;
+    let app = TestApp::with(&[("DATABASE_URL", &url), ("REDIS_URL", &services.redis_url)]).await;
+    let user = app.user().await;
+    let key = app.api_key(&user, &["ai"]).await;
+    let settled = async |redis: &mut Monitor, what: &str| {
+        let seen = redis.seen.clone();
+        eventually(what, std::time::Duration::from_secs(5), async || !seen.lock().unwrap().is_empty()).await;
+        redis.scripts_since_last(what, 1).await;
+    };
+    for caller in [&user, &key] {
+        caller.post(CHAT, whole(CHAT, "[[sim tokens=2]]")).await.expect(200);
+    }
+    eventually("both are settled", std::time::Duration::from_secs(5), async || app.state.ai.open() == 0)
+        .await;
+    assert!(app.state.ai.flush_usage().await);
+    let mut redis = Monitor::start(&services.redis_url).await;
+
+    // Whoever needs Postgres from here on fails.
+    postgres.set(Mode::Refuse);
+    user.get("/v1/me").await.problem(503, "database_unavailable");
+    redis.since_last().await;
+    for (who, caller) in [("token", &user), ("key", &key)] {
+        let mut stream = open(caller, CHAT, chat("[[sim fault=stall:3]]")).await;
+        stream.chunk().await.unwrap().unwrap();
+        redis.scripts_since_last(&format!("a stream by {who}"), 1).await;
+        drop(stream);
+        settled(&mut redis, &format!("the end of a stream by {who}")).await;
+
+        let answer = tokio::spawn({
+            let request = caller.request(reqwest::Method::POST, CHAT);
+            let request = request.json(&whole(CHAT, "[[sim fault=hang-before-headers]]"));
+            async move { request.send().await }
+        });
+        app.engine.wait_for(std::time::Duration::from_secs(5), |stats| stats.requests_open == 1).await;
+        redis.scripts_since_last(&format!("a question by {who}"), 1).await;
+        answer.abort();
+        settled(&mut redis, &format!("the end of a question by {who}")).await;
+    }
+    assert_eq!(postgres.open(), 0, "nothing went round the proxy's refusal");
+
+    // These need Postgres. Of Redis they ask as little.
+    postgres.set(Mode::Pass);
+    eventually("Postgres is back", std::time::Duration::from_secs(10), async || {
+        user.get("/v1/me").await.status == 200
+    })
+    .await;
+    eventually("usage is written", std::time::Duration::from_secs(20), async || {
+        app.state.ai.flush_usage().await
+    })
+    .await;
+    redis.since_last().await;
+    user.post("/v1/jobs", serde_json::json!({"kind": "echo", "args": {"message": "x"}})).await.expect(202);
+    redis.scripts_since_last("a job", 1).await;
+    let login = serde_json::json!({"email": user.email, "password": "a wrong password"});
+    app.anonymous().post("/v1/auth/login", login).await.expect(401);
+    redis.scripts_since_last("a login in vain", 1).await;
 }

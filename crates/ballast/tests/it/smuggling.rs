@@ -9,8 +9,10 @@ use std::{
 
 use axum::{
     Router,
+    body::Body,
     extract::{Request, State},
-    http::StatusCode,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse as _, Response},
 };
 use config::{HttpConfig, MapVars, ShutdownConfig};
 use runtime::Lifecycle;
@@ -41,15 +43,20 @@ impl Drop for Target {
 
 /// The accept loop of every role, with handlers that leave a trace.
 fn target() -> Target {
-    async fn effect(State(effects): State<Effects>, request: Request) -> StatusCode {
+    async fn effect(State(effects): State<Effects>, request: Request) -> Response {
         let path = request.uri().path().to_owned();
         effects.lock().unwrap().push(path.clone());
         if path == "/unread" {
-            return StatusCode::OK;
+            return StatusCode::OK.into_response();
         }
         match axum::body::to_bytes(request.into_body(), 1_000_000).await {
-            Ok(_) => StatusCode::OK,
-            Err(_) => StatusCode::BAD_REQUEST,
+            Ok(_) if path == "/stream" => {
+                let event = futures_util::stream::iter([Ok::<_, std::io::Error>("data: x\n\n")]);
+                ([(CONTENT_TYPE, "text/event-stream; charset=utf-8")], Body::from_stream(event))
+                    .into_response()
+            }
+            Ok(_) => StatusCode::OK.into_response(),
+            Err(_) => StatusCode::BAD_REQUEST.into_response(),
         }
     }
     let vars = MapVars::from([
@@ -288,11 +295,20 @@ fn fine() -> Vec<(&'static str, Runs, String)> {
     ]
 }
 
+/// All of them; and once more to a handler that answers with an event stream, whose bytes are written by other means.
+fn vectors() -> Vec<(&'static str, Runs, String)> {
+    let all = [framing(), chunks(), fine()].concat();
+    let streams = all.iter().filter(|(_, _, bytes)| bytes.contains("/first"));
+    let streams: Vec<_> =
+        streams.map(|(name, runs, bytes)| (*name, *runs, bytes.replace("/first", "/stream"))).collect();
+    [all, streams].concat()
+}
+
 /// Case H6, straight at the accept loop.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_ambiguous_request_runs_a_handler_twice_and_most_run_none() {
     let target = target();
-    for (name, runs, bytes) in [framing(), chunks(), fine()].concat() {
+    for (name, runs, bytes) in vectors() {
         target.effects.lock().unwrap().clear();
         let reply = exchange(target.address, bytes.as_bytes(), PATIENCE).await;
         let effects = target.effects.lock().unwrap().clone();
@@ -317,7 +333,7 @@ async fn through_nginx_no_handler_sees_a_request_that_nginx_did_not_see() {
     let target = target();
     let nginx = Nginx::start(&[target.address.port()]).await;
     let (mut before, mut once) = (0, 0);
-    for (name, _, bytes) in [framing(), chunks(), fine()].concat() {
+    for (name, _, bytes) in vectors() {
         target.effects.lock().unwrap().clear();
         let mut reply = exchange(nginx.plain, bytes.as_bytes(), PATIENCE).await;
         while reply.statuses().contains(&429) {

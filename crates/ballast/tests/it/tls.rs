@@ -13,7 +13,12 @@ use tokio_rustls::{
     },
 };
 
-use crate::support::{Certificates, Process, TestApp, certificates, eventually, free_port};
+use crate::ai::{chat, open, read, whole};
+use crate::support::{
+    Certificates, Deployment, Process, TestApp, certificates, eventually, free_port, ready, user_at,
+};
+
+const CHAT: &str = "/v1/chat/completions";
 
 /// Switches TLS on in a running Postgres. The server itself writes the files, so that they are its own and private.
 async fn postgres_with_tls(url: &str, certificates: &Certificates) {
@@ -160,4 +165,41 @@ async fn an_engine_is_reached_over_verified_tls_and_an_unknown_issuer_is_refused
         let bad = doctor(ca, host).await;
         assert!(bad.contains("FAIL  engine") && bad.contains("TLS failed"), "{host}: {bad}");
     }
+}
+
+/// Streams and answers in one piece, one after the other on one connection, and a client that leaves.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_an_engine_pass_over_tls_and_its_connection_is_used_again() {
+    runtime::install_crypto_provider();
+    let dir = tempfile::tempdir().unwrap();
+    let genuine = certificates("localhost");
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, &genuine.ca).unwrap();
+    let stack = Deployment::new().await;
+    let behind = stack.engine.url().parse::<url::Url>().unwrap().port().unwrap();
+    let engine = format!("https://localhost:{}/v1", tls_in_front_of(behind, &genuine).await);
+    let port = free_port();
+    let _api = stack.start("api", port, &[("ENGINE_URL", &engine), ("SSL_CERT_FILE", ca.to_str().unwrap())]);
+    ready(port).await;
+    let user = user_at(port).await;
+
+    // One connection for the questions, and perhaps one for the health check.
+    let long = chat("[[sim tokens=400 chunk-bytes=4096]] 漢字😀");
+    let first = read(&user, CHAT, long.clone()).await;
+    assert!(first.len() > 1_000_000 && first.ends_with("data: [DONE]\n\n"), "{}", first.len());
+    let before = stack.engine.stats();
+    for _ in 0..10 {
+        assert!(read(&user, CHAT, long.clone()).await == first, "byte for byte");
+        user.post(CHAT, whole(CHAT, "[[sim tokens=3]]")).await.expect(200);
+        let slow = read(&user, CHAT, chat("[[sim tokens=5 token-interval-ms=20]]")).await;
+        assert!(slow.ends_with("data: [DONE]\n\n"), "{slow}");
+    }
+    let after = stack.engine.stats();
+    assert_eq!(after.completed - before.completed, 30);
+    assert!(after.connections_total <= before.connections_total + 2, "{before:?} {after:?}");
+
+    let mut left = open(&user, CHAT, chat("[[sim fault=stall:3]]")).await;
+    left.chunk().await.unwrap().unwrap();
+    drop(left);
+    stack.engine.wait_for(Duration::from_secs(5), |stats| stats.cancelled == after.cancelled + 1).await;
 }

@@ -10,6 +10,8 @@ use crate::reader::Reader;
 
 /// The name of the engine at ENGINE_URL.
 const FIRST: &str = "default";
+/// In place of an engine's name.
+const NO_ENGINE: &str = "off";
 
 /// The AI engines, and all times.
 #[derive(Debug, Clone)]
@@ -18,6 +20,8 @@ pub struct AiConfig {
     pub engines: Vec<EngineConfig>,
     /// Which engines have which models, first match first. Empty: every engine has all of them.
     pub models: Vec<ModelRule>,
+    /// The name of the engine behind `/v1/ai/`, if there is one.
+    pub passthrough: Option<String>,
     /// TCP and TLS.
     pub connect_timeout: Duration,
     /// How long the answer's head is held back.
@@ -72,6 +76,7 @@ impl AiConfig {
     pub(super) fn read(r: &mut Reader<'_>) -> Option<Self> {
         let engines = engines(r);
         let models = r.list("ENGINE_MODELS", model_rule);
+        let passthrough = r.get::<String>("ENGINE_PASSTHROUGH");
         let connect_timeout = r.duration("ENGINE_CONNECT_TIMEOUT", MS(50), S(60));
         let header_hold = r.duration("ENGINE_HEADER_HOLD", MS(100), S(60));
         let first_token_timeout = r.duration("ENGINE_FIRST_TOKEN_TIMEOUT", MS(100), S(900));
@@ -86,9 +91,14 @@ impl AiConfig {
         if let Some(name) = models.iter().flat_map(|rule| &rule.engines).find(|name| !known(name)) {
             r.problem("ENGINE_MODELS", format!("there is no engine {name:?} in ENGINES"));
         }
+        let passthrough = passthrough.filter(|name| name != NO_ENGINE);
+        if let Some(name) = passthrough.as_ref().filter(|name| !known(name)) {
+            r.problem("ENGINE_PASSTHROUGH", format!("there is no engine {name:?} in ENGINES"));
+        }
         Some(Self {
             engines,
             models,
+            passthrough,
             connect_timeout: connect_timeout?,
             header_hold: header_hold?,
             first_token_timeout: first_token_timeout?,

@@ -205,6 +205,11 @@ impl Connection {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_undelayed(&self) -> bool {
+        self.socket.tcp().nodelay().expect("an open socket has options")
+    }
+
     /// What came was TLS's own business, such as a ticket for a later session.
     fn has_no_data(&mut self) -> bool {
         self.buffer.reserve(1);

@@ -205,6 +205,13 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_question_is_not_held_back_for_an_acknowledgement() {
+        let (_listener, url) = listen().await;
+        let connection = client(&url).target.connect(Duration::from_secs(2)).await.unwrap();
+        assert!(connection.is_undelayed());
+    }
+
+    #[tokio::test]
     async fn a_connection_that_the_engine_has_closed_is_not_used_again() {
         let (listener, url) = listen().await;
         let client = client(&url);

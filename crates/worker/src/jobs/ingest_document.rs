@@ -87,6 +87,7 @@ async fn store(
 ) -> Result<bool, JobError> {
     let model = &context.config.embedding_model;
     let used = UsageEvent {
+        id: Uuid::now_v7(),
         occurred_at: runtime::Clock::system().now(),
         user_id,
         api_key_id: None,

@@ -65,11 +65,12 @@ pub async fn run(context: Context, attempt: JobContext, job: Run) -> Result<(), 
     let ended = finish(&context, &attempt, &job, &end).await?;
     if let Some(ended) = ended {
         tracing::info!(
-            run = %job.run_id, request_id = %begun.request_id, model = %begun.model, outcome = end.outcome,
+            run = %job.run_id, request_id = %begun.request_id, model = %begun.model, engine = generation.engine(), outcome = end.outcome,
             fault = end.error_code, prompt_tokens = ended.tokens.0, completion_tokens = ended.tokens.1,
             estimated = end.estimated, duration_ms = end.duration_ms, first_token_ms = end.first_token_ms,
             "run ended"
         );
+        generation.record(&begun, &end, ended.tokens);
         ::runs::end(&context.run_events, &context.limiter, job.run_id, &end, &ended).await;
     }
     Ok(())

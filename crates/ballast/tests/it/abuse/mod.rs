@@ -1,6 +1,7 @@
 //! Abuse that takes its time. With the other tests these run small, with generous bounds; `cargo xtask abuse` runs them in
 //! full, one after the other, and shows their figures.
 
+mod engine;
 mod login_flood;
 mod login_timing;
 mod many_clients;

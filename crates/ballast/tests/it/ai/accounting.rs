@@ -4,8 +4,10 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
 
+use test_support::{FaultProxy, Mode, TestDatabase};
+
 use super::{S, STREAMING, chat, open, read, streaming, usage_rows, whole};
-use crate::support::TestApp;
+use crate::support::{TestApp, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_is_shown_the_moment_an_answer_has_ended() {
@@ -107,4 +109,46 @@ async fn hostile_model_names_are_stored_as_they_are() {
     read(&user, "/v1/chat/completions", body).await;
     let report = user.get("/v1/usage").await.expect(200).json();
     assert_eq!(report["data"][0]["model"], model);
+}
+
+async fn rows_in(database: &TestDatabase) -> i64 {
+    sqlx::query_scalar("select count(*) from usage_event").fetch_one(database.pool()).await.unwrap()
+}
+
+/// The database has written the row, and nobody was told so: written again, it would be billed twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_whose_commit_was_not_answered_is_there_once() {
+    let database = TestDatabase::create().await;
+    let (postgres, url) = FaultProxy::in_front_of(database.url()).await;
+    // One connection, on which the statement is prepared: then the next row is one question and one answer.
+    let app = TestApp::with(&[("DATABASE_URL", &url), ("DATABASE_POOL_SIZE", "1")]).await;
+    let user = app.user().await;
+    read(&user, "/v1/chat/completions", chat("[[sim tokens=1]]")).await;
+    assert!(app.state.ai.flush_usage().await);
+    // It is looked at before it is lent again.
+    let pool = app.state.database.pool();
+    eventually("the connection is free", S(5), async || pool.num_idle() == 1).await;
+    postgres.set(Mode::CutAfter(0));
+    read(&user, "/v1/chat/completions", chat("[[sim tokens=1]]")).await;
+    eventually("the row is there", S(5), async || rows_in(&database).await == 2).await;
+    assert!(!app.state.ai.flush_usage().await, "the writer does not know it");
+    postgres.set(Mode::Pass);
+    eventually("it was written again", S(10), async || app.state.ai.flush_usage().await).await;
+    assert_eq!(rows_in(&database).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_wait_while_the_database_is_away_and_are_written_when_it_is_back() {
+    let database = TestDatabase::create().await;
+    let (postgres, url) = FaultProxy::in_front_of(database.url()).await;
+    let app = TestApp::with(&[("DATABASE_URL", &url)]).await;
+    let user = app.user().await;
+    postgres.set(Mode::Refuse);
+    let text = read(&user, "/v1/chat/completions", chat("[[sim tokens=1]]")).await;
+    assert!(text.ends_with("[DONE]\n\n"), "a stream does not wait for it: {text}");
+    assert!(!app.state.ai.flush_usage().await);
+    assert_eq!(rows_in(&database).await, 0);
+    postgres.set(Mode::Pass);
+    eventually("what waited is written", S(20), async || app.state.ai.flush_usage().await).await;
+    assert_eq!(rows_in(&database).await, 1);
 }

@@ -6,9 +6,10 @@ use engine_sim::Fault;
 use serde_json::{Value, json};
 
 use super::{
-    MS, S, STREAMING, chat, events, last_error, nothing_is_left, open, read, streaming, usage_rows, whole,
+    MS, S, STREAMING, chat, events, last_error, nothing_is_left, open, read, scripted::Scripted, streaming,
+    usage_rows, whole,
 };
-use crate::support::{Answer, TestApp, eventually};
+use crate::support::{Answer, TestApp, within};
 
 /// Short times, so that a test of all faults takes seconds.
 const SHORT: [(&str, &str); 6] = [
@@ -227,10 +228,25 @@ async fn an_engine_that_is_down_is_not_asked_again_and_again_and_is_found_when_i
     assert_eq!(answer.json()["error"]["code"], "engine_unavailable");
     user.get("/v1/me").await.expect(200);
     app.engine.clear_defaults();
-    eventually("the engine is found again", S(10), async || {
+    within("the engine is found again", S(10), async || {
         user.post("/v1/chat/completions", chat("x")).await.status == 200
     })
     .await;
+}
+
+/// An engine that still sends comments, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn comments_do_not_count_as_life() {
+    let mut pieces = vec![b"data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n".to_vec()];
+    pieces.extend(vec![b": x\n\n".to_vec(); 300]);
+    let engine = Scripted::start(pieces, MS(50)).await;
+    let app = TestApp::with(&[("ENGINE_URL", &engine.url()), ("ENGINE_IDLE_TIMEOUT", "300ms")]).await;
+    let user = app.user().await;
+    let started = Instant::now();
+    let text = read(&user, "/v1/chat/completions", chat("x")).await;
+    assert!(started.elapsed() < S(10), "{:?}", started.elapsed());
+    assert!(text.contains(": x\n\n"), "they are passed on: {text}");
+    assert_eq!(last_error(&text)["code"], "engine_timeout", "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! Limits of AI routes.
 
 use futures_util::future::join_all;
+use reqwest::Method;
 use serde_json::json;
 
 use super::{S, chat, nothing_is_left, open, read, whole};
@@ -140,5 +141,40 @@ async fn one_stream_at_a_time_is_enough_for_200_requests_one_after_the_other() {
             let body = whole("/v1/chat/completions", "[[sim tokens=1]]");
             user.post("/v1/chat/completions", body).await.expect(200);
         }
+    }
+}
+
+/// Requests by the hour and tokens by the day of one key: refused with it, and not to its user.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limits_of_a_key_are_its_own() {
+    let app = TestApp::start().await;
+    let (admin, user) = (app.admin().await, app.user().await);
+    for (limits, policy, at_most) in [
+        (json!({"ai-requests": "2/1h"}), "ai-requests", 2),
+        (json!({"ai-tokens-daily": "60/1d"}), "ai-tokens-daily", 3),
+    ] {
+        let made =
+            user.post("/v1/api-keys", json!({"name": policy, "scopes": ["ai"]})).await.expect(201).json();
+        let key = app.anonymous().with_token(made["key"].as_str().unwrap());
+        let path = format!("/v1/admin/api-keys/{}/limits", made["id"].as_str().unwrap());
+        admin.send(admin.request(Method::PUT, &path).json(&json!({"limits": limits}))).await.expect(200);
+        let body = whole("/v1/chat/completions", "[[sim tokens=30]]");
+        let mut passed = 0;
+        let refused = loop {
+            // What the one before did not use comes back first.
+            nothing_is_left(&app).await;
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            let answer = key.post("/v1/chat/completions", body.clone()).await;
+            if answer.status != 200 {
+                break answer.expect(429);
+            }
+            passed += 1;
+            assert!(passed <= at_most, "{policy}");
+        };
+        assert!(passed > 0, "{policy}");
+        assert_eq!(refused.json()["error"]["code"], "rate_limited");
+        assert!(refused.header("ratelimit").contains(policy), "{:?}", refused.headers);
+        assert_eq!(refused.header("x-should-retry"), "false", "{policy}: it takes hours");
+        user.post("/v1/chat/completions", body).await.expect(200);
     }
 }

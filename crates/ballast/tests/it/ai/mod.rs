@@ -9,7 +9,7 @@ mod faults;
 mod limits;
 mod proofs;
 mod requests;
-mod scripted;
+pub(crate) mod scripted;
 mod streams;
 mod telemetry;
 mod usage;
@@ -21,14 +21,14 @@ use serde_json::{Value, json};
 
 use crate::support::{Persona, TestApp};
 
-const S: fn(u64) -> Duration = Duration::from_secs;
-const MS: fn(u64) -> Duration = Duration::from_millis;
+pub(crate) const S: fn(u64) -> Duration = Duration::from_secs;
+pub(crate) const MS: fn(u64) -> Duration = Duration::from_millis;
 
 /// Every route that streams.
-const STREAMING: [&str; 3] = ["/v1/chat/completions", "/v1/responses", "/v1/ai/stream"];
+pub(crate) const STREAMING: [&str; 3] = ["/v1/chat/completions", "/v1/responses", "/v1/ai/stream"];
 
 /// A request for a stream on one of these routes; faults are asked of the engine in the prompt.
-fn streaming(route: &str, prompt: &str) -> Value {
+pub(crate) fn streaming(route: &str, prompt: &str) -> Value {
     match route {
         "/v1/chat/completions" => {
             json!({"model": "sim-small", "stream": true, "messages": [{"role": "user", "content": prompt}]})
@@ -39,18 +39,18 @@ fn streaming(route: &str, prompt: &str) -> Value {
 }
 
 /// The same in one piece.
-fn whole(route: &str, prompt: &str) -> Value {
+pub(crate) fn whole(route: &str, prompt: &str) -> Value {
     let mut body = streaming(route, prompt);
     body.as_object_mut().unwrap().remove("stream");
     body
 }
 
-fn chat(prompt: &str) -> Value {
+pub(crate) fn chat(prompt: &str) -> Value {
     streaming("/v1/chat/completions", prompt)
 }
 
 /// The head of a stream.
-async fn open(user: &Persona, route: &str, body: Value) -> Response {
+pub(crate) async fn open(user: &Persona, route: &str, body: Value) -> Response {
     let response = user.request(Method::POST, route).json(&body).send().await.unwrap();
     let status = response.status();
     if status != 200 {
@@ -62,17 +62,17 @@ async fn open(user: &Persona, route: &str, body: Value) -> Response {
 }
 
 /// A whole stream as text.
-async fn read(user: &Persona, route: &str, body: Value) -> String {
+pub(crate) async fn read(user: &Persona, route: &str, body: Value) -> String {
     open(user, route, body).await.text().await.unwrap()
 }
 
 /// The data of each event in a text.
-fn events(text: &str) -> Vec<&str> {
+pub(crate) fn events(text: &str) -> Vec<&str> {
     text.lines().filter_map(|line| line.strip_prefix("data: ")).collect()
 }
 
 /// The error in the last event, which no `[DONE]` follows.
-fn last_error(text: &str) -> Value {
+pub(crate) fn last_error(text: &str) -> Value {
     assert!(!text.contains("[DONE]"), "{text}");
     assert!(text.ends_with("\n\n"), "{text}");
     let last = events(text).last().copied().unwrap_or_default();
@@ -81,7 +81,7 @@ fn last_error(text: &str) -> Value {
 }
 
 /// Nothing of a request is left, neither here nor at the engine.
-async fn nothing_is_left(app: &TestApp) {
+pub(crate) async fn nothing_is_left(app: &TestApp) {
     app.engine.wait_for(S(2), |stats| stats.requests_open == 0).await;
     crate::support::eventually("no open request", S(2), async || app.state.ai.open() == 0).await;
 }

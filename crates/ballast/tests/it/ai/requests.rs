@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{chat, read, whole};
-use crate::support::TestApp;
+use crate::support::{Deployment, TestApp, free_port, ready, user_at};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_requests_are_openai_errors_and_never_reach_the_engine() {
@@ -110,4 +110,23 @@ async fn paths_stay_below_their_place() {
     assert_eq!(app.engine.stats().requests_total, 0);
     let answer = user.post("/v1/ai/stream", whole("/v1/ai/stream", "Hello!")).await.expect(200);
     assert!(answer.text.contains("event: done"), "the engine decides to stream: {}", answer.text);
+}
+
+/// A proxy that somebody set for other programs would see every prompt, and the engine's key.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_proxy_of_the_environment_sees_a_request_to_the_engine() {
+    let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", proxy.local_addr().unwrap());
+    let names = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+    let vars = names.map(|name| (name, address.as_str()));
+    let deployment = Deployment::new().await;
+    let port = free_port();
+    let _api = deployment.start("api", port, &vars);
+    ready(port).await;
+    let user = user_at(port).await;
+    assert!(read(&user, "/v1/chat/completions", chat("x")).await.contains("[DONE]"));
+    user.get("/v1/models").await.expect(200);
+    assert!(deployment.engine.stats().requests_total >= 2);
+    let asked = tokio::time::timeout(std::time::Duration::from_millis(100), proxy.accept()).await;
+    assert!(asked.is_err(), "{asked:?}");
 }

@@ -1,6 +1,10 @@
 //! An engine that sends exactly the bytes it is told.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -9,24 +13,33 @@ use tokio::{
 };
 
 /// Answers every request with the same pieces, each in a chunk of its own and after a pause.
-pub(super) struct Scripted {
+pub(crate) struct Scripted {
     address: SocketAddr,
+    /// When each piece was sent.
+    sent: Arc<Mutex<Vec<Instant>>>,
     _server: JoinSet<()>,
 }
 
 impl Scripted {
-    pub(super) async fn start(pieces: Vec<Vec<u8>>, pause: Duration) -> Self {
+    pub(crate) async fn start(pieces: Vec<Vec<u8>>, pause: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let sent = Arc::<Mutex<Vec<Instant>>>::default();
+        let noted = sent.clone();
         let mut server = JoinSet::new();
         server.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                connections.spawn(answer(stream, pieces.clone(), pause));
+                connections.spawn(answer(stream, pieces.clone(), pause, noted.clone()));
             }
         });
-        Self { address, _server: server }
+        Self { address, sent, _server: server }
+    }
+
+    /// When each piece was sent so far.
+    pub(crate) fn sent(&self) -> Vec<Instant> {
+        self.sent.lock().unwrap().clone()
     }
 
     /// Answers every request with this status and JSON document.
@@ -46,10 +59,10 @@ impl Scripted {
                 }
             }
         });
-        Self { address, _server: server }
+        Self { address, sent: Arc::default(), _server: server }
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}/v1", self.address)
     }
 }
@@ -68,10 +81,10 @@ impl Cutting {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (first, second) = bytes.split_at(1 + number % (bytes.len() - 1));
                 let pieces = vec![first.to_vec(), second.to_vec()];
-                connections.spawn(answer(stream, pieces, Duration::from_millis(5)));
+                connections.spawn(answer(stream, pieces, Duration::from_millis(5), Arc::default()));
             }
         });
-        Self(Scripted { address, _server: server })
+        Self(Scripted { address, sent: Arc::default(), _server: server })
     }
 
     pub(super) fn url(&self) -> String {
@@ -90,7 +103,12 @@ async fn read_request(stream: &mut TcpStream) -> bool {
     true
 }
 
-async fn answer(mut stream: TcpStream, pieces: Vec<Vec<u8>>, pause: Duration) {
+async fn answer(
+    mut stream: TcpStream,
+    pieces: Vec<Vec<u8>>,
+    pause: Duration,
+    sent: Arc<Mutex<Vec<Instant>>>,
+) {
     stream.set_nodelay(true).unwrap();
     if !read_request(&mut stream).await {
         return;
@@ -99,6 +117,7 @@ async fn answer(mut stream: TcpStream, pieces: Vec<Vec<u8>>, pause: Duration) {
     let _ = stream.write_all(head.as_bytes()).await;
     for piece in pieces {
         tokio::time::sleep(pause).await;
+        sent.lock().unwrap().push(Instant::now());
         let chunk = [format!("{:x}\r\n", piece.len()).as_bytes(), &piece, b"\r\n"].concat();
         if stream.write_all(&chunk).await.is_err() {
             return;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{S, chat, events};
-use crate::support::{Collector, Deployment, Process, eventually, free_port, metric, ready};
+use crate::support::{Collector, Deployment, Process, eventually, free_port, metric, ready, user_at};
 
 const CHAT: &str = "/v1/chat/completions";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -144,13 +144,136 @@ async fn every_end_of_a_request_has_one_line_in_the_log_and_its_metrics_by_the_n
     assert_eq!(count("gen_ai_client_time_to_first_chunk_seconds_count", model).await, 3);
     // Of the one who left there may have been one event only.
     assert!(count("gen_ai_client_time_per_output_chunk_seconds_count", model).await >= 2);
-    let tokens = metric(port, "gen_ai_client_token_usage_total", r#"gen_ai_token_type="output""#).await;
+    let all = reqwest::get(format!("{url}/metrics")).await.unwrap().text().await.unwrap();
+    for name in [
+        "gen_ai_client_operation_duration_seconds",
+        "gen_ai_client_time_to_first_chunk_seconds",
+        "gen_ai_client_time_per_output_chunk_seconds",
+        "gen_ai_client_token_usage",
+    ] {
+        let lines: Vec<_> = all.lines().filter(|line| line.starts_with(&format!("{name}_count{{"))).collect();
+        for label in [model, r#"engine="default""#, r#"outcome="ok""#, r#"outcome="timeout""#] {
+            assert!(lines.iter().any(|line| line.contains(label)), "{name} {label}: {lines:#?}");
+        }
+        let labelled =
+            |line: &&str| ["gen_ai_request_model=", "engine=", "outcome="].iter().all(|l| line.contains(l));
+        assert!(lines.iter().all(labelled), "{lines:#?}");
+    }
+    assert!(all.contains("gen_ai_client_token_usage_bucket{"), "a histogram");
+    let cached = r#"engine="cache""#;
+    assert_eq!(count("gen_ai_client_operation_duration_seconds_count", cached).await, 1);
+    let tokens = metric(port, "gen_ai_client_token_usage_sum", r#"gen_ai_token_type="output""#).await;
     let told: u64 = ended.iter().map(|line| line["completion_tokens"].as_u64().unwrap()).sum();
     assert_eq!(tokens as u64, told, "metric and log agree");
     assert_eq!(count("ai_requests_open", "").await, 0);
     for word in ["hit", "miss"] {
         assert_eq!(count("ai_cache_requests_total", word).await, 1, "{word}");
     }
-    let all = reqwest::get(format!("{url}/metrics")).await.unwrap().text().await.unwrap();
     assert!(!all.contains("watched@example.com") && !all.contains("user_id"), "never by user");
+}
+
+/// A run is made by the worker, in the trace of the request that asked for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_has_its_trace_its_line_in_the_log_and_its_metrics_too() {
+    let deployment = Deployment::new().await;
+    let collector = Collector::start().await;
+    let (port, worker_port) = (free_port(), free_port());
+    let otlp = [("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", collector.address))];
+    let otlp = otlp.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let _api = deployment.start("api", port, &otlp);
+    let worker = deployment.start("worker", worker_port, &otlp);
+    ready(port).await;
+    ready(worker_port).await;
+    let user = user_at(port).await;
+    let body = json!({"model": "sim-small", "messages": [{"role": "user", "content": "[[sim tokens=7]]"}]});
+    let request = user.request(reqwest::Method::POST, "/v1/runs").json(&body);
+    let request = request.header("traceparent", format!("00-{TRACE}-{CALLER}-01"));
+    user.send(request.header("x-request-id", "a-run-with-a-trace")).await.expect(202);
+    eventually("the run has ended", S(20), async || lines(&worker, "run ended").len() == 1).await;
+
+    let line = &lines(&worker, "run ended")[0];
+    assert_eq!(
+        (&line["request_id"], &line["outcome"], &line["engine"], &line["model"]),
+        (&json!("a-run-with-a-trace"), &json!("ok"), &json!("default"), &json!("sim-small")),
+        "{line}"
+    );
+    assert_eq!(line["completion_tokens"], 7, "{line}");
+    let parent = deployment.engine.stats().last_request.unwrap().headers["traceparent"].clone();
+    let parent = parent.to_str().unwrap();
+    assert!(parent.starts_with(&format!("00-{TRACE}-")) && !parent.contains(CALLER), "{parent}");
+    let labels =
+        r#"gen_ai_operation_name="chat",gen_ai_request_model="sim-small",engine="default",outcome="ok""#;
+    for name in ["operation_duration_seconds", "time_to_first_chunk_seconds", "time_per_output_chunk_seconds"]
+    {
+        let count = metric(worker_port, &format!("gen_ai_client_{name}_count"), labels).await;
+        assert_eq!(count as u64, 1, "{name}");
+    }
+    let tokens = format!(r#"{labels},gen_ai_token_type="output""#);
+    assert_eq!(metric(worker_port, "gen_ai_client_token_usage_sum", &tokens).await as u64, 7);
+}
+
+/// Nobody takes its connections: they are not even refused.
+async fn deaf() -> (tokio::net::TcpListener, Vec<tokio::net::TcpStream>) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let mut waiting = Vec::new();
+    let connect = || tokio::net::TcpStream::connect(listener.local_addr().unwrap());
+    while let Ok(connected) = tokio::time::timeout(std::time::Duration::from_millis(300), connect()).await {
+        waiting.push(connected.unwrap());
+    }
+    (listener, waiting)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_time_that_is_up_is_counted_under_its_name_and_so_is_one_that_another_engine_makes_good() {
+    let (deaf, _waiting) = deaf().await;
+    let deployment = Deployment::new().await;
+    let port = free_port();
+    let engines = format!("deaf=http://{}/v1", deaf.local_addr().unwrap());
+    let _api = deployment.start(
+        "api",
+        port,
+        &[
+            ("ENGINES", &engines),
+            ("ENGINE_MODELS", "deaf=deaf,both=deaf|default,*=default"),
+            ("ENGINE_CONNECT_TIMEOUT", "300ms"),
+            ("ENGINE_FIRST_TOKEN_TIMEOUT", "2s"),
+            ("ENGINE_IDLE_TIMEOUT", "500ms"),
+            ("ENGINE_STREAM_TIMEOUT", "3s"),
+            ("ENGINE_RESPONSE_TIMEOUT", "1s"),
+            ("ENGINE_RETRIES", "1"),
+        ],
+    );
+    ready(port).await;
+    let user = user_at(port).await;
+    let counted = async |timeout: &str, engine: &str| {
+        let labels = format!(r#"timeout="{timeout}",engine="{engine}""#);
+        metric(port, "ai_engine_timeouts_total", &labels).await as u64
+    };
+    let ask = async |body: Value, status: u16| {
+        let answer = user.post(CHAT, body).await.expect(status);
+        assert!(status == 502 || answer.text.contains("engine_timeout"), "{}", answer.text);
+    };
+    for (timeout, prompt, status) in [
+        ("first_token", "[[sim fault=hang-after-headers]]", 504),
+        ("idle", "[[sim fault=stall:3]]", 200),
+        ("total", "[[sim tokens=1000 token-interval-ms=100]]", 200),
+    ] {
+        ask(chat(prompt), status).await;
+        assert_eq!(counted(timeout, "default").await, 1, "{timeout}");
+    }
+    let mut whole = chat("[[sim fault=hang-before-headers]]");
+    whole["stream"] = json!(false);
+    ask(whole, 504).await;
+    assert_eq!(counted("response", "default").await, 1);
+    let mut body = chat("[[sim tokens=1]]");
+    body["model"] = json!("both");
+    assert!(user.post(CHAT, body.clone()).await.expect(200).text.contains("[DONE]"));
+    assert_eq!(counted("connect", "deaf").await, 1, "another engine has answered");
+    body["model"] = json!("deaf");
+    ask(body, 502).await;
+    assert_eq!(counted("connect", "deaf").await, 3, "asked twice");
+    let all: u64 = metric(port, "ai_engine_timeouts_total", "").await as u64;
+    assert_eq!(all, 7, "each once");
 }

@@ -10,6 +10,7 @@ use crate::support::{Persona, TestApp};
 /// A row as the writer would write it.
 async fn row(app: &TestApp, user: Uuid, days_ago: i64, model: &str, tokens: i64) {
     let event = db::usage::UsageEvent {
+        id: Uuid::now_v7(),
         occurred_at: Utc::now() - TimeDelta::days(days_ago),
         user_id: user,
         api_key_id: None,

@@ -1,6 +1,7 @@
 //! What goes wrong on the way.
 
-use test_support::{FaultProxy, Mode, test_redis};
+use db::redis_client::cmd;
+use test_support::{FaultProxy, Mode, TestDatabase, test_redis};
 
 use super::{S, names, open, prompt, read, rest, some, start, state, until, usage};
 use crate::support::{TestApp, eventually};
@@ -91,6 +92,65 @@ async fn a_moment_without_redis_costs_no_event() {
         super::text(&read(&user, &path, None).await),
         "nothing twice, nothing missing"
     );
+}
+
+/// Redis has lost the stream while the run is made: it goes on, and who comes later is told that something is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_stream_is_lost_in_the_middle_goes_on_and_says_what_is_missing() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let path = start(&user, "[[sim tokens=40 token-interval-ms=50]]").await;
+    app.start_worker().await;
+    let mut viewer = open(&user, &path, None).await;
+    let before = some(&mut viewer, 5).await;
+    let key = format!("{}v1:run:{}:events", app.redis.prefix, path.rsplit('/').next().unwrap());
+    let mut redis = app.redis.connection().await;
+    assert_eq!(cmd("DEL").arg(&key).query_async::<u64>(&mut redis).await.unwrap(), 1, "{key}");
+    let late = read(&user, &path, None).await;
+    assert_eq!(names(&late), ["trimmed", "", "end"]);
+    assert_eq!(late.last().unwrap().json()["state"], "completed");
+    // Who was there has seen all of it.
+    let all = [before, rest(viewer).await].concat();
+    assert_eq!(names(&all), ["queued", "started", "", "end"]);
+    let pieces = |events: &[super::Event]| events.iter().filter(|event| event.name.is_empty()).count();
+    assert!(pieces(&late) < pieces(&all), "{} of {}", pieces(&late), pieces(&all));
+    assert_eq!(usage(&app).await.len(), 1);
+}
+
+/// Postgres is away when the run ends: for a moment, and for longer than the end is tried.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_ends_while_postgres_is_away_ends_once() {
+    let database = TestDatabase::create().await;
+    let (postgres, url) = FaultProxy::in_front_of(database.url()).await;
+    let app = TestApp::with(&[
+        ("DATABASE_URL", &url),
+        ("DATABASE_ACQUIRE_TIMEOUT", "1s"),
+        ("WORKER_POLL_INTERVAL", "200ms"),
+    ])
+    .await;
+    let user = app.user().await;
+    app.start_worker().await;
+    for (away, expected) in [
+        (S(1), ["queued", "started", "", "end"].as_slice()),
+        (S(25), &["queued", "started", "", "restarted", "", "end"]),
+    ] {
+        let path = start(&user, "[[sim tokens=10 token-interval-ms=50]]").await;
+        let mut viewer = open(&user, &path, None).await;
+        let before = some(&mut viewer, 2).await;
+        postgres.set(Mode::Refuse);
+        app.engine.wait_for(S(10), |stats| stats.requests_open == 0).await;
+        tokio::time::sleep(away).await;
+        postgres.set(Mode::Pass);
+        let all = [before, rest(viewer).await].concat();
+        assert_eq!(names(&all), expected, "{away:?}");
+        assert_eq!(all.last().unwrap().json()["state"], "completed");
+    }
+    let rows: Vec<(String, i64)> =
+        sqlx::query_as("select outcome, completion_tokens from usage_event order by id")
+            .fetch_all(database.pool())
+            .await
+            .unwrap();
+    assert_eq!(rows, [("ok".to_owned(), 10), ("ok".to_owned(), 10)], "each once");
 }
 
 /// Its workers died until its attempts were used up, or an operator cancelled its job before anybody had it.

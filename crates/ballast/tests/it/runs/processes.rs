@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{S, names, open, rest, some, start, text, until};
-use crate::support::{Deployment, PASSWORD, Persona, free_port, ready};
+use crate::support::{Deployment, PASSWORD, Persona, free_port, ready, user_at};
 
 /// Cases A13 and W1, for runs: the worker is killed in the middle.
 #[tokio::test(flavor = "multi_thread")]
@@ -68,6 +68,37 @@ async fn a_worker_that_is_killed_in_the_middle_of_a_run_is_replaced_and_the_stre
         assert!(!output.contains(&ticket) && !output.contains("ticket="), "a ticket is in the log");
         assert!(output.contains("\"level\""), "there is a log");
     }
+}
+
+/// A deploy of the worker: what does not end within its time is made again by the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_replaced_in_the_middle_of_a_run_hands_it_to_the_next_one() {
+    let stack = Deployment::new().await;
+    let [port, first, second] = [free_port(), free_port(), free_port()];
+    let quick = [("WORKER_POLL_INTERVAL", "200ms"), ("SHUTDOWN_BUDGET", "3s")];
+    let _api = stack.start("api", port, &[]);
+    let mut worker = stack.start("worker", first, &quick);
+    ready(port).await;
+    ready(first).await;
+    let user = user_at(port).await;
+
+    let path = start(&user, "[[sim tokens=80 token-interval-ms=100]]").await;
+    let mut viewer = open(&user, &path, None).await;
+    let before = some(&mut viewer, 5).await;
+    worker.signal(Signal::SIGTERM);
+    let next = stack.start("worker", second, &quick);
+    let (status, took) = worker.wait(S(20)).await;
+    assert!(status.success(), "{}", worker.output());
+    assert!(took < S(10), "{took:?}");
+    ready(second).await;
+    let all = [before, rest(viewer).await].concat();
+    assert_eq!(names(&all), ["queued", "started", "", "restarted", "", "end"], "{}", next.output());
+    assert_eq!(all.last().unwrap().json()["state"], "completed");
+    let rows: Vec<(String, i64)> = sqlx::query_as("select outcome, completion_tokens from usage_event")
+        .fetch_all(stack.database.pool())
+        .await
+        .unwrap();
+    assert_eq!(rows, [("ok".to_owned(), 80)], "once");
 }
 
 async fn rest_of(request: reqwest::RequestBuilder) -> Vec<super::Event> {

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use test_support::OwnServices;
 
 use super::{S, names, open, parse, read, rest, some, start, state, text, until, usage};
-use crate::support::{TestApp, eventually};
+use crate::support::{Deployment, TestApp, eventually, free_port, metric, ready, user_at};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_made_by_a_worker_and_read_from_its_begin_as_often_as_one_likes() {
@@ -182,4 +182,42 @@ async fn a_silent_run_has_heartbeats_and_ends_with_the_session_or_key_that_watch
     assert_eq!(names(&rest(by_key).await).last(), Some(&"revoked"));
     user.logout(&user.refresh_token).await.expect(204);
     assert_eq!(names(&rest(by_session).await).last(), Some(&"revoked"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_viewers_that_leave_leave_nothing_behind() {
+    let stack = Deployment::new().await;
+    let port = free_port();
+    let limits = [
+        ("AI_CONCURRENT_STREAMS", "1000"),
+        ("RATE_LIMIT_GLOBAL", "100000/1m"),
+        // A hundred at once wait for five connections.
+        ("DATABASE_ACQUIRE_TIMEOUT", "20s"),
+    ];
+    let _api = stack.start("api", port, &limits);
+    ready(port).await;
+    let user = user_at(port).await;
+    // No worker is there: it waits, and so do its viewers.
+    let path = start(&user, "x").await;
+    let mut redis = stack.redis.connection().await;
+    let mut permits = async || {
+        let pattern = format!("{}*:sem:*watch:*", stack.redis.prefix);
+        let keys: Vec<String> = cmd("KEYS").arg(pattern).query_async(&mut redis).await.unwrap();
+        let mut count = 0;
+        for key in keys {
+            count += cmd("ZCARD").arg(key).query_async::<u64>(&mut redis).await.unwrap();
+        }
+        count
+    };
+    for round in 0..5 {
+        let viewers = join_all((0..100).map(|_| open(&user, &path, None))).await;
+        let statuses: Vec<_> = viewers.iter().map(|viewer| viewer.status().as_u16()).collect();
+        assert_eq!(statuses, [200; 100], "{round}");
+        assert_eq!(metric(port, "run_viewers", "").await as u64, 100, "{round}");
+        assert_eq!(permits().await, 100, "{round}");
+        drop(viewers);
+        eventually("the viewers are gone", S(5), async || metric(port, "run_viewers", "").await as u64 == 0)
+            .await;
+        eventually("their permits are back", S(5), async || permits().await == 0).await;
+    }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use test_support::{TestDatabase, TestRedis, test_redis};
 
-use super::{Process, eventually};
+use super::{PASSWORD, Persona, Process, eventually};
 
 /// What the processes share.
 pub(crate) struct Deployment {
@@ -65,4 +66,15 @@ pub(crate) async fn metric(port: u16, name: &str, labels: &str) -> f64 {
     let text = reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await.unwrap().text().await.unwrap();
     let lines = text.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(labels));
     lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+}
+
+/// A new user at the process on this port, logged in.
+pub(crate) async fn user_at(port: u16) -> Persona {
+    let url = format!("http://127.0.0.1:{port}");
+    let client = reqwest::Client::new();
+    let account = json!({ "email": "user@example.com", "password": PASSWORD });
+    client.post(format!("{url}/v1/auth/register")).json(&account).send().await.unwrap();
+    let tokens = client.post(format!("{url}/v1/auth/login")).json(&account).send().await.unwrap();
+    let tokens: Value = tokens.json().await.unwrap();
+    Persona::at_url(&url, tokens["access_token"].as_str().unwrap())
 }

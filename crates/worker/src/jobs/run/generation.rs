@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use db::runs::{Begun, End};
-use engine::{Answer, Asked, EngineError, Fault, Report, Request, Timer, Usage, Want};
+use engine::{Answer, Asked, EngineError, Exchange, Fault, Report, Request, Timer, Usage, Want};
 use http_body_util::BodyExt as _;
 use runs::{Kind, Place};
 use serde::Deserialize;
@@ -44,6 +44,7 @@ pub(super) struct Generation<'a> {
     place: Place,
     began: Instant,
     first_event: Option<Instant>,
+    last_event: Option<Instant>,
     asked: Asked,
     /// Events with a piece of the answer.
     chunks: u64,
@@ -73,6 +74,7 @@ impl<'a> Generation<'a> {
             place: Place { attempt, number: 0 },
             began: Instant::now(),
             first_event: None,
+            last_event: None,
             asked: Asked::default(),
             chunks: 0,
             bytes: 0,
@@ -162,7 +164,9 @@ impl<'a> Generation<'a> {
             }
             let finish: Option<Finish> = serde_json::from_slice(&data).ok();
             self.is_complete |= finish.is_some_and(|f| f.choices.iter().any(|c| c.finish_reason.is_some()));
-            self.first_event.get_or_insert_with(Instant::now);
+            let now = Instant::now();
+            self.first_event.get_or_insert(now);
+            self.last_event = Some(now);
             self.chunks += 1;
             entries.push((Kind::Chunk, String::from_utf8_lossy(&data).into_owned()));
         }
@@ -191,6 +195,22 @@ impl<'a> Generation<'a> {
     /// Which engine was asked.
     pub(super) fn engine(&self) -> String {
         self.asked.name().map_or_else(|| "none".to_owned(), |name| name.to_string())
+    }
+
+    /// Puts the attempt that ended the run into the metrics.
+    pub(super) fn record(&self, begun: &Begun, end: &End, tokens: (i64, i64)) {
+        let events = self.first_event.zip(self.last_event).map(|(first, last)| (first, last, self.chunks));
+        let usage = Usage { prompt: tokens.0.unsigned_abs(), completion: tokens.1.unsigned_abs() };
+        let exchange = Exchange {
+            operation: "chat",
+            model: &begun.model,
+            engine: &self.engine(),
+            outcome: end.outcome,
+            began: self.began,
+            events,
+            usage,
+        };
+        self.context.engines.record(&exchange, self.began.elapsed());
     }
 
     /// Adds to an end what was used, as far as anybody knows.

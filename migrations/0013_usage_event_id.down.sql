@@ -1,0 +1,1 @@
+alter table usage_event drop column event_id;
