@@ -131,7 +131,7 @@ fn every_alert_has_a_test_and_a_page_that_says_what_to_do() {
 /// The bounds of our histograms, out of the source.
 fn bounds() -> Vec<f64> {
     let source = text("crates/runtime/src/telemetry.rs");
-    let list = source.split_once("const SECONDS: [f64;").unwrap().1.split_once("[").unwrap().1;
+    let list = source.split_once("const SECONDS: [f64;").unwrap().1.split_once('[').unwrap().1;
     let list = list.split_once(']').unwrap().0;
     list.split(',').map(str::trim).filter(|text| !text.is_empty()).map(|text| text.parse().unwrap()).collect()
 }
