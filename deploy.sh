@@ -28,19 +28,21 @@ A failure in 3 to 6 puts everything back as it was, says why, and ends with 1. W
 Environment:
   VERSION        tag of the image (default: the commit, with -dirty when it was changed)
   USE_REGISTRY   true: pull REGISTRY/ballast:VERSION instead of building
-  REGISTRY       where images are (with USE_REGISTRY)
+  REGISTRY       where images are (with USE_REGISTRY). Nothing here pushes them: that is yours to do, after CI has built and checked one
+                 (`docker tag ballast:ci REGISTRY/ballast:VERSION`, `docker push`), with a name that is never used twice
   BUILD          false: take the image ballast:VERSION that is on this machine, and build nothing
   PROFILE        cargo profile of the build: release (default) or local (faster)
-  ENV_FILE       default .env.production: cp .env.production.example .env.production; ballast keygen; POSTGRES_PASSWORD, REDIS_PASSWORD
+  ENV_FILE       default .env.production: cp .env.production.example .env.production; `ballast keygen` makes the secrets;
+                 POSTGRES_PASSWORD and REDIS_PASSWORD (and GRAFANA_PASSWORD with the profile observability) by `openssl rand -hex 24`
   EDGE_DIR       default .edge: names and certificates of the edge; made from deploy/nginx/site when it is not there
-  EDGE_URL       where the edge is tried (default https://localhost, with the certificate not checked)
+  EDGE_URL       where the edge is tried (default: this machine, by the first server_name in EDGE_DIR/server.conf; the certificate is
+                 not checked)
   HEALTH_TIMEOUT seconds for a new container to become ready (default 120)
 HELP
 }
 
 env_file=${ENV_FILE:-.env.production}
 edge_dir=${EDGE_DIR:-.edge}
-edge_url=${EDGE_URL:-https://localhost:${EDGE_HTTPS_PORT:-443}}
 patience=${HEALTH_TIMEOUT:-120}
 state=$edge_dir/state
 
@@ -48,6 +50,13 @@ say() { printf '\n==> %s\n' "$*"; }
 fail() {
   printf '\ndeploy: %s\n' "$*" >&2
   exit 1
+}
+# A setting that compose reads, too: from the environment, otherwise from the file.
+setting() { # NAME
+  local value=${!1:-}
+  [ -n "$value" ] || value=$(sed -n "s/^$1=//p" "$env_file" | tail -n 1)
+  value=${value#[\"\']}
+  printf '%s' "${value%[\"\']}"
 }
 recorded() { sed -n "s/^$1=//p" "$state" 2> /dev/null || :; }
 
@@ -78,6 +87,27 @@ prerequisites() {
     printf 'deploy: before this can work, it needs\n' >&2
     printf '  - %s\n' "${missing[@]}" >&2
     exit 2
+  fi
+}
+
+# What only compose reads, before anything is built.
+check_passwords() {
+  local value name names=(POSTGRES_PASSWORD REDIS_PASSWORD) wrong=()
+  case ",$(setting COMPOSE_PROFILES)," in *,observability,*) names+=(GRAFANA_PASSWORD) ;; esac
+  for name in "${names[@]}"; do
+    value=$(setting "$name")
+    if [ -z "$value" ]; then
+      wrong+=("$name is missing")
+    elif [ ${#value} -lt 24 ]; then
+      wrong+=("$name is too weak: at least 24 characters")
+    elif [[ $value == *[!A-Za-z0-9._~-]* ]]; then
+      # It stands in DATABASE_URL and REDIS_URL, where other characters mean something.
+      wrong+=("$name has characters that do not belong into a URL")
+    fi
+  done
+  if [ ${#wrong[@]} -gt 0 ]; then
+    printf '  - %s; make one: openssl rand -hex 24\n' "${wrong[@]}" >&2
+    fail "the settings in $env_file are not right; nothing was changed"
   fi
 }
 
@@ -144,17 +174,34 @@ point_edge_at() { # IMAGE COLOUR
   fi
 }
 
-# From outside: ready, and closed to strangers.
+# The first name in server.conf: the edge answers no other.
+edge_name() {
+  local name
+  name=$(sed -n 's/^[[:space:]]*server_name[[:space:]]\{1,\}\([^[:space:];]*\).*/\1/p' "$edge_dir/server.conf" | head -n 1)
+  case $name in '' | _) printf 'localhost' ;; *) printf '%s' "$name" ;; esac
+}
+
+# From outside: ready, and closed to strangers. By the edge's name, whatever DNS says of it, on this machine.
 smoke() {
-  local deadline=$((SECONDS + 20)) ready='' stranger=''
+  local deadline=$((SECONDS + 20)) ready='' stranger='' name port url=${EDGE_URL:-} where=()
+  if [ -z "$url" ]; then
+    name=$(edge_name)
+    url=https://$name
+    port=$(setting EDGE_HTTPS_PORT)
+    port=${port:-443}
+    where=(--noproxy '*' --connect-to "$name:443:127.0.0.1:${port##*:}")
+  fi
   while [ "$SECONDS" -lt "$deadline" ]; do
-    ready=$(curl --insecure --silent --output /dev/null --max-time 5 --write-out '%{http_code}' "$edge_url/readyz" || :)
-    stranger=$(curl --insecure --silent --output /dev/null --max-time 5 --write-out '%{http_code}' "$edge_url/v1/me" || :)
+    ready=$(status_of "${where[@]}" "$url/readyz")
+    stranger=$(status_of "${where[@]}" "$url/v1/me")
     if [ "$ready" = 200 ] && [ "$stranger" = 401 ]; then return 0; fi
     sleep 1
   done
-  printf '\nsmoke test: /readyz is answered %s (wanted 200), /v1/me without a token %s (wanted 401)\n' "$ready" "$stranger" >&2
+  printf '\nsmoke test at %s: /readyz is answered %s (wanted 200), /v1/me without a token %s (wanted 401)\n' "$url" "$ready" "$stranger" >&2
   return 1
+}
+status_of() { # curl options..., address
+  curl --insecure --silent --output /dev/null --max-time 5 --write-out '%{http_code}' "$@" || :
 }
 
 end_colour() { # IMAGE COLOUR
@@ -231,6 +278,7 @@ esac
 prerequisites
 VERSION=${VERSION:-$(git describe --always --dirty 2> /dev/null || date -u +%Y%m%d%H%M%S)}
 image=ballast:$VERSION
+check_passwords
 [ "${USE_REGISTRY:-false}" != true ] || image=$REGISTRY/$image
 get_image "$image"
 say "checking the settings"

@@ -1,6 +1,6 @@
 //! `cargo xtask abuse`: the cases that take too long for every change, in full, on throw-away servers.
 //!
-//! They are ordinary tests, in the modules `abuse` and `faults` of the full-stack tests and of the queue's. With all others
+//! They are ordinary tests, in the modules `abuse` and `faults` of the full-stack tests and of the queue's, and a few others. With all others
 //! they run small and with generous bounds; here each runs alone, in its full size, and its figures are shown and count.
 
 use std::process::ExitCode;
@@ -14,6 +14,9 @@ use crate::ui::Ui;
 use crate::{cargo, interrupts};
 
 const MODULES: [&str; 2] = ["abuse::", "faults::"];
+/// And these, of modules whose other tests have nothing to gain.
+const CASES: [&str; 2] =
+    ["releases::a_termination_under_load", "shutdown::a_second_signal_ends_it_within_a_second"];
 
 const EXAMPLES: &str = "\
 Examples:
@@ -47,8 +50,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let project = Project::find()?;
     let name = args.name.as_deref().unwrap_or_default();
     let named = MODULES.iter().any(|module| name.starts_with(module));
-    let filters =
-        if named { vec![name.to_owned()] } else { MODULES.map(|module| format!("{module}{name}")).to_vec() };
+    let filters = if named {
+        vec![name.to_owned()]
+    } else {
+        let modules = MODULES.map(|module| format!("{module}{name}"));
+        let cases = CASES.iter().filter(|case| {
+            case.starts_with(name) || case.split_once("::").is_some_and(|(_, case)| case.starts_with(name))
+        });
+        modules.into_iter().chain(cases.map(|case| (*case).to_owned())).collect()
+    };
     // Not nextest, which ends what takes long.
     let tests = |package: &str, test: &str| {
         let mut tests = cargo::cargo(&project);

@@ -235,6 +235,26 @@ mod tests {
         }
     }
 
+    /// Nor of an unquoted one in SQL.
+    #[test]
+    fn in_sql_the_name_is_quoted() {
+        let project = Project::find().unwrap();
+        let names = Names::new("acme-backend").unwrap();
+        let mut seen = 0;
+        for file in git(&project, &["ls-files", "*.rs", "*.sql", "*.sh", "*.yml", "*.md"]).unwrap().lines() {
+            let Ok(text) = fs::read_to_string(project.root().join(file)) else { continue };
+            let renamed = names.replace(&text).to_lowercase();
+            for what in ["database", "role", "user", "schema", "extension", "table"] {
+                for verb in ["create", "alter", "drop"] {
+                    let statement = format!("{verb} {what} ");
+                    seen += renamed.matches(&statement).count();
+                    assert!(!renamed.contains(&format!("{statement}{}", names.kebab)), "{file}: {statement}");
+                }
+            }
+        }
+        assert!(seen > 50, "{seen}");
+    }
+
     #[test]
     fn names_that_cannot_be_are_refused() {
         for name in [

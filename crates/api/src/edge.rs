@@ -41,6 +41,8 @@ const QUIET: [&str; 9] = [
     "/health/startup",
     "/metrics",
 ];
+/// An ordinary request that takes longer is a warning. AI routes take as long as the engine takes, streams as long as there is news.
+const SLOW: Duration = Duration::from_secs(1);
 /// Routes that speak OpenAI's dialect, errors included.
 const OPENAI: [&str; 5] = ["/v1/chat/", "/v1/responses", "/v1/embeddings", "/v1/models", "/v1/ai/"];
 
@@ -72,10 +74,12 @@ pub async fn layer(State(state): State<AppState>, mut request: Request, next: Ne
         // The template and never the path: ids belong to users, and a query may hold a secret.
         route,
         user_id = tracing::field::Empty,
+        trace_id = tracing::field::Empty,
     );
     if let Some(parent) = request.headers().get("traceparent").and_then(|v| v.to_str().ok()) {
         runtime::trace_context::set_parent(&span, parent);
     }
+    runtime::trace_context::identify(&span);
     let mut response = async {
         let answer = answer(&state, request, next);
         let answer = AssertUnwindSafe(answer).catch_unwind().await;
@@ -100,9 +104,14 @@ pub async fn layer(State(state): State<AppState>, mut request: Request, next: Ne
     if !quiet {
         let duration_ms = took.as_micros() as f64 / 1_000.0;
         // For a stream this is the time to its head; its end has a line of its own.
-        span.in_scope(
-            || tracing::info!(status = status.as_u16(), duration_ms, client = %client.0, "request"),
-        );
+        let status = status.as_u16();
+        span.in_scope(|| {
+            if took > SLOW && !openai && !streams(&response) {
+                tracing::warn!(status, duration_ms, client = %client.0, "request");
+            } else {
+                tracing::info!(status, duration_ms, client = %client.0, "request");
+            }
+        });
     }
     response
 }
@@ -147,6 +156,11 @@ async fn compress(accepted: HeaderValue, response: Response) -> Response {
 /// Whether errors on this path are OpenAI's error object.
 pub(crate) fn speaks_openai(path: &str) -> bool {
     OPENAI.iter().any(|prefix| path.starts_with(prefix))
+}
+
+fn streams(response: &Response) -> bool {
+    let content_type = response.headers().get(header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
 
 /// A client may bring its id; anything but a plain token is replaced, because it goes into logs and headers.

@@ -54,7 +54,7 @@ impl Docker {
         let (service, port, name) =
             self.run(spec, "postgres", POSTGRES_IMAGE, 5432, &options, &inside, &password)?;
         // The volume may be older than the password file; on the container's own socket no password is asked.
-        let script = format!("ALTER ROLE ballast PASSWORD '{password}'");
+        let script = format!("ALTER ROLE \"ballast\" PASSWORD '{password}'");
         self.inside(
             &name,
             &["psql", "--quiet", "--username=ballast", "--dbname=ballast", "--command", &script],

@@ -247,7 +247,7 @@ impl Cluster {
             .spawn()
             .context("cannot start postgres")?;
         let mut input = child.stdin.take().context("its input is a pipe")?;
-        input.write_all(b"CREATE DATABASE ballast\n").context("cannot talk to postgres --single")?;
+        input.write_all(b"CREATE DATABASE \"ballast\"\n").context("cannot talk to postgres --single")?;
         drop(input);
         let out = child.wait_with_output().context("cannot wait for postgres --single")?;
         let said = String::from_utf8_lossy(&out.stderr);

@@ -70,10 +70,17 @@ pub(crate) async fn run(
     stops: Stops,
     pool: PgPool,
 ) -> Option<Pending> {
-    let span = tracing::info_span!("job", kind = %job.kind, id = job.key.id, attempt = job.attempt);
+    let span = tracing::info_span!(
+        "job",
+        kind = %job.kind,
+        id = job.key.id,
+        attempt = job.attempt,
+        trace_id = tracing::field::Empty,
+    );
     if let Some(parent) = &job.traceparent {
         runtime::trace_context::set_parent(&span, parent);
     }
+    runtime::trace_context::identify(&span);
     async {
         let begun = Instant::now();
         // A child, so that a lost lease reaches the handler at once.

@@ -18,6 +18,7 @@ mod breaker;
 mod clock;
 mod json_log;
 mod lifecycle;
+mod process;
 pub mod redact;
 mod run;
 mod telemetry;

@@ -186,11 +186,11 @@ mod tests {
     #[test]
     fn secrets_of_the_process_are_removed_whatever_they_look_like() {
         assert_eq!(text("refused: plain-looking-key-77"), "refused: plain-looking-key-77");
-        learn(["plain-looking-key-77".to_owned(), "ballast".to_owned()]);
+        learn(["plain-looking-key-77".to_owned(), "harbour".to_owned()]);
         assert_eq!(
             text("refused: (plain-looking-key-77), twice plain-looking-key-77x; Bearer abc"),
             "refused: ([redacted]), twice [redacted]x; Bearer [redacted]"
         );
-        assert_eq!(text("ballast is an ordinary word"), "ballast is an ordinary word");
+        assert_eq!(text("harbour is an ordinary word"), "harbour is an ordinary word");
     }
 }

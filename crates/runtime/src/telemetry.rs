@@ -20,11 +20,12 @@ use tracing_subscriber::{
     EnvFilter, Layer, filter::LevelFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-use crate::{json_log::JsonLog, redact};
+use crate::{json_log::JsonLog, process, redact};
 
-/// Upper bounds of latency histograms, in seconds.
-const SECONDS: [f64; 14] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+/// Upper bounds of latency histograms, in seconds. A quantile is interpolated between two of them, so the bound of an alert has to be
+/// one.
+const SECONDS: [f64; 16] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0, 10.0, 60.0];
 /// Upper bounds of histograms of tokens, as OpenTelemetry advises for `gen_ai.client.token.usage`.
 const TOKENS: [f64; 14] = [
     1.0,
@@ -58,6 +59,7 @@ impl std::fmt::Debug for MetricsHandle {
 impl MetricsHandle {
     /// All metrics in the Prometheus text format 0.0.4.
     pub fn render(&self) -> String {
+        process::measure();
         self.0.render()
     }
 

@@ -21,6 +21,17 @@ pub fn set_parent(span: &Span, traceparent: &str) {
     }
 }
 
+/// Writes the trace's id into the span's field `trace_id`, which every log line inside it has then; nothing when traces are off.
+/// After [`set_parent`]: from here on the span belongs to its trace.
+pub fn identify(span: &Span) {
+    let context = span.context();
+    let context = context.span();
+    let context = context.span_context();
+    if context.is_valid() {
+        span.record("trace_id", tracing::field::display(context.trace_id()));
+    }
+}
+
 fn parse(value: &str) -> Option<SpanContext> {
     let mut parts = value.split('-');
     let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);

@@ -15,6 +15,10 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longer than every `stop_grace_period`: an end that needs the kill is noticed, not waited for in vain.
 const STOP_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// What the build is told, and the image's labels have to say.
+pub(super) const VERSION: &str = "0.0.0-check";
+pub(super) const REVISION: &str = "0123456789abcdef0123456789abcdef01234567";
+
 /// See the module.
 pub(super) struct Compose {
     docker: PathBuf,
@@ -94,6 +98,7 @@ impl Compose {
         command.args(["compose", "--project-name", &self.project, "--env-file", env_file]);
         command.current_dir(&self.root).envs(self.ports.iter().map(|(name, port)| (name, port)));
         command.env("PROFILE", &self.profile).env("BALLAST_IMAGE", self.image());
+        command.env("VERSION", VERSION).env("REVISION", REVISION);
         command.env("BALLAST_ENV_FILE", self.env_file.unwrap_or("there/is/none"));
         // A shell that is set up for something else must not change what is checked.
         for name in ["ENGINE_URL", "COMPOSE_FILE", "COMPOSE_PROFILES"] {
@@ -118,6 +123,13 @@ impl Compose {
     pub(super) fn image_size(&self) -> Result<u64> {
         let size = self.docker(&["image", "inspect", "--format", "{{.Size}}", &self.image()])?;
         size.parse().context("no image size")
+    }
+
+    /// Two labels of the image, whose names begin with `org.opencontainers.image.`.
+    pub(super) fn labels(&self, one: &str, two: &str) -> Result<String> {
+        let label = |name: &str| format!("{{{{index .Config.Labels \"org.opencontainers.image.{name}\"}}}}");
+        let format = format!("{} {}", label(one), label(two));
+        self.docker(&["image", "inspect", "--format", &format, &self.image()])
     }
 
     pub(super) fn inspect(&self, id: &str, format: &str) -> Result<String> {

@@ -17,6 +17,7 @@ pub(super) struct Load {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     tally: Arc<Tally>,
+    started: Instant,
 }
 
 #[derive(Default)]
@@ -36,6 +37,8 @@ pub(super) struct Served {
     pub streams: usize,
     /// Streams that a shutdown ended, with an event that says so.
     pub drained: usize,
+    /// Ordinary requests a second.
+    pub rate: f64,
 }
 
 impl Load {
@@ -64,12 +67,13 @@ impl Load {
                 }
             }));
         }
-        Self { stop, threads, tally }
+        Self { stop, threads, tally, started: Instant::now() }
     }
 
     /// Waits for what is under way; an error when anything failed.
     pub(super) fn end(self) -> Result<Served> {
         self.stop.store(true, Ordering::Relaxed);
+        let seconds = self.started.elapsed().as_secs_f64();
         for thread in self.threads {
             let _ = thread.join();
         }
@@ -85,6 +89,7 @@ impl Load {
             requests: count(&self.tally.requests),
             streams: count(&self.tally.streams),
             drained: count(&self.tally.drained),
+            rate: count(&self.tally.requests) as f64 / seconds,
         })
     }
 }

@@ -1,12 +1,14 @@
 //! `cargo xtask image`: builds the container image, starts the compose stack beside whatever runs, and tries what the
 //! README promises of it: the main job over HTTP, one set of limits over three replicas, a user that is not root, a
 //! read-only file system, no secret inside, size, the time of a rebuild, memory, the time to get ready, an orderly end on SIGTERM. Then the production stack: a
-//! rolling update under load, and everything that makes `deploy.sh` take itself back.
+//! rolling update under load, everything that makes `deploy.sh` take itself back, and a backup that is restored.
 //!
 //! Project, image tag and ports are its own, so a stack that somebody uses is not touched, and everything is gone afterwards.
 
+mod backup;
 mod compose;
 mod contents;
+mod failures;
 mod load;
 mod production;
 mod rebuild;
@@ -112,6 +114,7 @@ fn try_all(compose: &mut Compose, given: Given<'_>, ui: &Ui) -> Result<()> {
         compose.docker(&["tag", image, &compose.image()])?;
     } else {
         build(compose, ui)?;
+        labels(compose)?;
         rebuild::check(compose, ui)?;
     }
     if let Given::Tag(tag) = given {
@@ -142,7 +145,7 @@ fn try_all(compose: &mut Compose, given: Given<'_>, ui: &Ui) -> Result<()> {
     ui.step(&format!("{REPLICAS} replicas: one limit, {LOGIN_LIMIT} logins admitted, then 429"));
     // Two stacks at a time are too much for a small machine.
     compose.run(&["--progress", "quiet", "down", "--volumes", "--timeout", "20"])?;
-    production::check(compose, ui)
+    production::check(compose, !matches!(given, Given::Image(_)), ui)
 }
 
 fn build(compose: &Compose, ui: &Ui) -> Result<()> {
@@ -151,6 +154,14 @@ fn build(compose: &Compose, ui: &Ui) -> Result<()> {
     let started = Instant::now();
     compose.run(&["build"])?;
     ui.step(&format!("built in {:.0} s", started.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// Whoever finds the image somewhere learns which commit it is of.
+fn labels(compose: &Compose) -> Result<()> {
+    let told = compose.labels("version", "revision")?;
+    let wanted = format!("{} {}", compose::VERSION, compose::REVISION);
+    ensure!(told == wanted, "the image's labels say `{told}`, not `{wanted}`");
     Ok(())
 }
 

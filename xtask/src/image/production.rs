@@ -12,26 +12,32 @@ use devstack::process::output_within;
 
 use super::compose::Compose;
 use super::load::Load;
+use super::{backup, failures};
 use crate::http::{self, string_field};
-use crate::interrupts;
 use crate::ui::Ui;
+use crate::{interrupts, machine};
 
 const REQUESTS_PER_SECOND: u32 = 200;
 const STREAMS: usize = 50;
 /// Two images of the same code under two names: what differs is that one of them is new.
-const VERSIONS: [&str; 2] = ["check-1", "check-2"];
+pub(super) const VERSIONS: [&str; 2] = ["check-1", "check-2"];
+/// What a drill logs in with, too.
+pub(super) const EMAIL: &str = "load@example.com";
+pub(super) const PASSWORD: &str = "a password for the load";
+pub(super) const POSTGRES_PASSWORD: &str = "check-postgres-0123456789";
 const DEPLOY_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The stack of this run; ended when dropped.
-struct Production<'a> {
-    compose: &'a Compose,
-    dir: PathBuf,
-    project: String,
-    http: u16,
+pub(super) struct Production<'a> {
+    pub(super) compose: &'a Compose,
+    pub(super) dir: PathBuf,
+    pub(super) project: String,
+    pub(super) http: u16,
     https: u16,
 }
 
-pub(super) fn check(compose: &Compose, ui: &Ui) -> Result<()> {
+/// `built` here, so that the backup's image, which has the same stages, can be built from what is cached.
+pub(super) fn check(compose: &Compose, built: bool, ui: &Ui) -> Result<()> {
     let production = Production::prepare(compose)?;
     refusals(&production, ui)?;
     production.settings(&keygen(compose)?)?;
@@ -52,14 +58,25 @@ pub(super) fn check(compose: &Compose, ui: &Ui) -> Result<()> {
     let output = output?;
     ensure!(output.status.success(), "deploy.sh failed:\n{}", said(&output));
     let served = served?;
-    ensure!(
-        served.requests > 100 && served.streams >= STREAMS,
-        "too little load to say anything: {served:?}"
-    );
+    let enough = served.rate >= 0.8 * f64::from(REQUESTS_PER_SECOND) && served.streams >= STREAMS;
+    ensure!(enough || machine::is_busy(), "too little load to say anything: {served:?}");
     ensure!(served.drained == 0, "streams of ten seconds were cut within a grace of forty: {served:?}");
-    ui.step(&format!("no request of {} failed, none of {} streams was cut", served.requests, served.streams));
+    ui.step(&format!(
+        "no request of {} failed at {:.0} a second, none of {} streams was cut{}",
+        served.requests,
+        served.rate,
+        served.streams,
+        if enough { "" } else { " (less than it should be: other programs have the cores)" }
+    ));
 
-    failures(&production, ui)?;
+    failures::check(&production, &key, ui)?;
+    if built {
+        backup::check(&production, ui)?;
+    } else {
+        ui.step(
+            "the backup's image is not tried: it is built from the same stages, and nothing was built here",
+        );
+    }
 
     ui.step("deploy.sh --rollback");
     let output = production.deploy(&["--rollback"], &[])?;
@@ -74,8 +91,8 @@ pub(super) fn check(compose: &Compose, ui: &Ui) -> Result<()> {
 /// What deploy.sh says before it has anything to work with.
 fn refusals(production: &Production<'_>, ui: &Ui) -> Result<()> {
     ui.step("deploy.sh: without settings, with incomplete ones, with weak ones");
-    let refused = |what: &str, code: i32, wanted: &[&str]| -> Result<()> {
-        let output = production.deploy(&[], &[("VERSION", VERSIONS[0])])?;
+    let refused_with = |what: &str, more: (&str, &str), code: i32, wanted: &[&str]| -> Result<()> {
+        let output = production.deploy(&[], &[("VERSION", VERSIONS[0]), more])?;
         let said = said(&output);
         ensure!(output.status.code() == Some(code), "{what}: ended with {}:\n{said}", output.status);
         for words in wanted {
@@ -83,41 +100,22 @@ fn refusals(production: &Production<'_>, ui: &Ui) -> Result<()> {
         }
         Ok(())
     };
+    let refused =
+        |what: &str, code: i32, wanted: &[&str]| refused_with(what, ("BUILD", "false"), code, wanted);
     refused("no file", 2, &["ballast keygen", "fullchain.pem"])?;
     production.edge_files()?;
     production.settings("")?;
     refused("no secrets", 1, &["JWT_SIGNING_KEY", "ballast keygen", "nothing was changed"])?;
     production.settings("JWT_SIGNING_KEY=short\nSERVER_SECRET=00\n")?;
-    refused("weak secrets", 1, &["JWT_SIGNING_KEY", "SERVER_SECRET", "nothing was changed"])
-}
-
-/// A release that cannot be: the one that serves goes on serving.
-fn failures(production: &Production<'_>, ui: &Ui) -> Result<()> {
-    let before = production.state("image")?;
-    let unchanged = |what: &str, output: &Output, wanted: &str| -> Result<()> {
-        let said = said(output);
-        ensure!(output.status.code() == Some(1), "{what}: ended with {}:\n{said}", output.status);
-        ensure!(said.contains(wanted), "{what}: says nothing of `{wanted}`:\n{said}");
-        ensure!(production.state("image")? == before, "{what}: something was replaced");
-        production.serves().with_context(|| format!("after {what}"))?;
-        ui.step(&format!("deploy.sh with {what}: took itself back"));
-        Ok(())
-    };
-    // It has no program.
-    production.broken_image("check-broken")?;
-    let output = production.deploy(&[], &[("VERSION", "check-broken")])?;
-    unchanged("a broken image", &output, "the migration failed")?;
-
-    production.sql("update _sqlx_migrations set checksum = 'x' where version = 1")?;
-    let output = production.deploy(&[], &[("VERSION", VERSIONS[0])])?;
-    unchanged("a migration that fails", &output, "the migration failed")?;
-    production.sql(
-        "update _sqlx_migrations set checksum = (select checksum from kept_checksum) where version = 1",
-    )?;
-
-    // Nobody is healthy within a second: the first probe comes later.
-    let output = production.deploy(&[], &[("VERSION", VERSIONS[0]), ("HEALTH_TIMEOUT", "1")])?;
-    unchanged("a health check that fails", &output, "does not become ready; the old one serves as before")
+    refused("weak secrets", 1, &["JWT_SIGNING_KEY", "SERVER_SECRET", "nothing was changed"])?;
+    let how = "openssl rand -hex 24";
+    // The last line counts.
+    production.settings("POSTGRES_PASSWORD=\nREDIS_PASSWORD=redis\n")?;
+    let weak = ["POSTGRES_PASSWORD is missing", "REDIS_PASSWORD is too weak", how, "nothing was changed"];
+    refused("weak passwords", 1, &weak)?;
+    production.settings("")?;
+    let profile = ("COMPOSE_PROFILES", "observability");
+    refused_with("Grafana's own password", profile, 1, &["GRAFANA_PASSWORD is missing", how])
 }
 
 impl<'a> Production<'a> {
@@ -136,29 +134,71 @@ impl<'a> Production<'a> {
         Ok(production)
     }
 
-    /// The sample of the edge without TLS, which has tests of its own, and behind a balancer that names the clients.
+    /// The sample of the edge, with a certificate of this run; and behind a balancer that names the clients, as plain HTTP, which is
+    /// how the load comes.
     fn edge_files(&self) -> Result<()> {
         let edge = self.dir.join("edge");
         fs::create_dir_all(edge.join("tls"))?;
-        for file in ["fullchain.pem", "privkey.pem"] {
-            fs::write(edge.join("tls").join(file), "")?;
-        }
-        let sample = fs::read_to_string(self.compose.root().join("deploy/nginx/site/http.conf"))?;
-        let upstream = sample.split("# Plain HTTP").next().context("the sample has a part for plain HTTP")?;
+        let pair = self.certificate()?;
+        let end_of_key = pair.find("-----BEGIN CERTIFICATE").context("openssl made no certificate")?;
+        let (key, certificate) = pair.split_at(end_of_key);
+        fs::write(edge.join("tls/privkey.pem"), key)?;
+        fs::write(edge.join("tls/fullchain.pem"), certificate)?;
+        let sample =
+            |file: &str| fs::read_to_string(self.compose.root().join("deploy/nginx/site").join(file));
+        let http = sample("http.conf")?;
+        let (upstream, rest) = http.split_once("# Plain HTTP").context("the sample redirects plain HTTP")?;
+        let (_, refusal) = rest.split_once("# Who asks").context("the sample refuses other names")?;
         let balancer = "set_real_ip_from 0.0.0.0/0;\nreal_ip_header X-Forwarded-For;\n";
-        fs::write(edge.join("http.conf"), format!("{upstream}{balancer}"))?;
-        fs::write(edge.join("server.conf"), "listen 80 default_server;\nserver_name _;\n")?;
+        fs::write(edge.join("http.conf"), format!("{upstream}{balancer}# Who asks{refusal}"))?;
+        fs::write(
+            edge.join("server.conf"),
+            format!("listen 80 default_server;\n{}", sample("server.conf")?),
+        )?;
         Ok(())
     }
 
-    fn settings(&self, secrets: &str) -> Result<()> {
-        let fixed = "POSTGRES_PASSWORD=check-postgres\nREDIS_PASSWORD=check-redis\nPUBLIC_URL=http://localhost\n\
-                     ENGINE_URL=http://engine-sim:9100/v1\nSIGNUP=open\nRATE_LIMIT_GLOBAL=1000000/1m\nRATE_LIMIT_AI_REQUESTS=100000/1m\n\
-                     RATE_LIMIT_AI_TOKENS=100000000/1m\nRATE_LIMIT_AI_TOKENS_DAILY=1000000000/1d\nAI_CONCURRENT_STREAMS=1000\n";
-        fs::write(self.dir.join("env"), format!("{fixed}{secrets}")).context("cannot write the settings")
+    /// A key and a certificate for the sample's name, made by the openssl that is in nginx's image.
+    fn certificate(&self) -> Result<String> {
+        let image = self.nginx_image()?;
+        let mut command = Command::new("docker");
+        command.args([
+            "run",
+            "--rm",
+            "--entrypoint",
+            "openssl",
+            &image,
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+        ]);
+        command.args(["-nodes", "-days", "2", "-subj", "/CN=api.example.com"]);
+        command.args(["-keyout", "/dev/stdout", "-out", "/dev/stdout"]);
+        // It may have to be fetched.
+        let output = output_within(&mut command, DEPLOY_TIMEOUT)?;
+        ensure!(output.status.success(), "openssl: {}", said(&output));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    fn deploy(&self, arguments: &[&str], more: &[(&str, &str)]) -> Result<Output> {
+    /// The edge's: Debian, with a shell, and on this machine anyway.
+    pub(super) fn nginx_image(&self) -> Result<String> {
+        let file = fs::read_to_string(self.compose.root().join("docker-compose.prod.yml"))?;
+        let mut images = file.lines().filter_map(|line| line.trim().strip_prefix("image: "));
+        let image = images.find(|image| image.starts_with("nginx:"));
+        image.map(str::to_owned).context("the edge is nginx")
+    }
+
+    fn settings(&self, secrets: &str) -> Result<()> {
+        let fixed = "REDIS_PASSWORD=check-redis-0123456789abc\nPUBLIC_URL=http://localhost\n\
+                     ENGINE_URL=http://engine-sim:9100/v1\nSIGNUP=open\nRATE_LIMIT_GLOBAL=1000000/1m\nRATE_LIMIT_AI_REQUESTS=100000/1m\n\
+                     RATE_LIMIT_AI_TOKENS=100000000/1m\nRATE_LIMIT_AI_TOKENS_DAILY=1000000000/1d\nAI_CONCURRENT_STREAMS=1000\n";
+        let fixed = format!("POSTGRES_PASSWORD={POSTGRES_PASSWORD}\n{fixed}{secrets}");
+        fs::write(self.dir.join("env"), fixed).context("cannot write the settings")
+    }
+
+    /// As the README has it: without EDGE_URL, so that the smoke test goes by the sample's own name, over TLS.
+    pub(super) fn deploy(&self, arguments: &[&str], more: &[(&str, &str)]) -> Result<Output> {
         interrupts::check()?;
         let mut command = Command::new("bash");
         command.arg(self.compose.root().join("deploy.sh")).args(arguments).envs(self.variables());
@@ -172,7 +212,6 @@ impl<'a> Production<'a> {
             ("COMPOSE_PROJECT_NAME", self.project.clone()),
             ("ENV_FILE", path("env")),
             ("EDGE_DIR", path("edge")),
-            ("EDGE_URL", format!("http://127.0.0.1:{}", self.http)),
             ("EDGE_HTTP_PORT", self.http.to_string()),
             ("EDGE_HTTPS_PORT", self.https.to_string()),
             ("EDGE_NETWORK", "10.87.211".to_owned()),
@@ -180,7 +219,7 @@ impl<'a> Production<'a> {
         ]
     }
 
-    fn docker_compose(&self, arguments: &[&str]) -> Result<Output> {
+    pub(super) fn docker_compose(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new("docker");
         command.current_dir(self.compose.root()).envs(self.variables());
         command
@@ -191,7 +230,7 @@ impl<'a> Production<'a> {
         output_within(&mut command, Duration::from_secs(120))
     }
 
-    fn sql(&self, statement: &str) -> Result<()> {
+    pub(super) fn sql(&self, statement: &str) -> Result<()> {
         let statement = format!(
             "create table if not exists kept_checksum as select checksum from _sqlx_migrations where version = 1; {statement}"
         );
@@ -209,14 +248,14 @@ impl<'a> Production<'a> {
         Ok(())
     }
 
-    fn state(&self, name: &str) -> Result<String> {
+    pub(super) fn state(&self, name: &str) -> Result<String> {
         let text =
             fs::read_to_string(self.dir.join("edge/state")).context("deploy.sh has recorded nothing")?;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         value.map(str::to_owned).with_context(|| format!("no {name} in what deploy.sh recorded"))
     }
 
-    fn serves(&self) -> Result<()> {
+    pub(super) fn serves(&self) -> Result<()> {
         let answer = http::get(self.http, "/readyz")?;
         ensure!(answer.status == 200, "the edge answers {} to /readyz:\n{}", answer.status, answer.body);
         Ok(())
@@ -246,18 +285,18 @@ impl<'a> Production<'a> {
             "--port",
             "9100",
         ])?;
-        let credentials = r#"{"email":"load@example.com","password":"a password for the load"}"#;
+        let credentials = format!(r#"{{"email":"{EMAIL}","password":"{PASSWORD}"}}"#);
         let post = |path: &str, headers: &[(&str, &str)], body: &str| {
             http::request(self.http, "POST", path, headers, body)
         };
-        let registered = post("/v1/auth/register", &[], credentials)?;
+        let registered = post("/v1/auth/register", &[], &credentials)?;
         ensure!(
             registered.status == 201,
             "the registration is answered with {}:\n{}",
             registered.status,
             registered.body
         );
-        let login = post("/v1/auth/login", &[], credentials)?;
+        let login = post("/v1/auth/login", &[], &credentials)?;
         let token =
             string_field(&login.body, "access_token").with_context(|| format!("no token: {}", login.body))?;
         let authorization = format!("Bearer {token}");
@@ -277,31 +316,21 @@ impl<'a> Production<'a> {
                 told.contains("no-new-privileges") && told.contains("max-size") && !told.contains(" 0 "),
                 "not confined: {told}"
             );
+            let root = self.compose.inspect(id, "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}}")?;
+            ensure!(
+                root.starts_with("true ") && root.contains("ALL"),
+                "{told} may write, or keeps capabilities: {root}"
+            );
             let published = self.compose.docker(&["port", id])?;
             ensure!(told.contains("-edge-") || published.is_empty(), "{told} is published: {published}");
         }
         Ok(())
     }
 
-    fn broken_image(&self, version: &str) -> Result<()> {
-        let context = self.dir.join("broken");
-        fs::create_dir_all(&context)?;
-        fs::write(
-            context.join("Dockerfile"),
-            format!("FROM ballast:{}\nENTRYPOINT [\"/there/is/none\"]\n", VERSIONS[0]),
-        )?;
-        self.compose.docker(&[
-            "build",
-            "--quiet",
-            "--tag",
-            &format!("ballast:{version}"),
-            &context.display().to_string(),
-        ])?;
-        Ok(())
-    }
-
     fn down(&self) {
-        let _ = self.compose.docker(&["rm", "--force", &format!("{}-engine", self.project)]);
+        for helper in ["engine", "bucket"] {
+            let _ = self.compose.docker(&["rm", "--force", &format!("{}-{helper}", self.project)]);
+        }
         if !self.dir.join("env").exists() {
             let _ = self.settings("");
             let _ = self.docker_compose(&["down", "--volumes", "--remove-orphans", "--timeout", "20"]);
@@ -315,9 +344,10 @@ impl<'a> Production<'a> {
 impl Drop for Production<'_> {
     fn drop(&mut self) {
         self.down();
-        for version in VERSIONS.iter().chain(&["check-broken"]) {
+        for version in VERSIONS.iter().chain(&failures::IMAGES) {
             let _ = self.compose.docker(&["image", "rm", &format!("ballast:{version}")]);
         }
+        let _ = self.compose.docker(&["image", "rm", &backup::image(self)]);
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
@@ -326,6 +356,6 @@ fn keygen(compose: &Compose) -> Result<String> {
     compose.docker(&["run", "--rm", &compose.image(), "keygen"])
 }
 
-fn said(output: &Output) -> String {
+pub(super) fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }

@@ -46,6 +46,8 @@ fn check(bench: &Bench) -> Result<Outcome> {
     tools.run("check-jsonschema", &["--builtin-schema", "vendor.github-workflows"], &workflows)?;
     // Offline: what it would ask GitHub about, the pins of actions, our own tests look at.
     tools.run("zizmor", &["--offline", "--quiet"], &workflows)?;
+    bench.ui.step("the load script");
+    tools.load_script()?;
     bench.ui.step("compose files");
     let compose = tools.tracked(&["docker-compose*.yml"])?;
     tools.run("check-jsonschema", &["--builtin-schema", "vendor.compose-spec"], &compose)?;
@@ -113,6 +115,13 @@ impl Tools {
             );
         }
         Ok(())
+    }
+
+    /// A module, which node takes for one by its ending.
+    fn load_script(&self) -> Result<()> {
+        let module = self.bin.parent().context("bin is in a directory")?.join("load.mjs");
+        fs::copy(self.root.join("deploy/k6/load.js"), &module).context("cannot copy the load script")?;
+        cargo::run_ok(self.command("node", &self.root).arg("--check").arg(&module))
     }
 
     fn prometheus(&self, promtool: &Path) -> Result<()> {

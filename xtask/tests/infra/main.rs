@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod compose;
+mod deploy;
 mod files;
 mod habits;
 mod image;

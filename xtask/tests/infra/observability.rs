@@ -128,6 +128,38 @@ fn every_alert_has_a_test_and_a_page_that_says_what_to_do() {
     }
 }
 
+/// The bounds of our histograms, out of the source.
+fn bounds() -> Vec<f64> {
+    let source = text("crates/runtime/src/telemetry.rs");
+    let list = source.split_once("const SECONDS: [f64;").unwrap().1.split_once('[').unwrap().1;
+    let list = list.split_once(']').unwrap().0;
+    list.split(',').map(str::trim).filter(|text| !text.is_empty()).map(|text| text.parse().unwrap()).collect()
+}
+
+#[test]
+fn the_alerts_are_tested_with_the_buckets_that_the_program_has_and_their_bound_is_one_of_them() {
+    let bounds = bounds();
+    assert!(bounds.len() > 10 && bounds.is_sorted(), "{bounds:?}");
+    let tests = text("deploy/prometheus/alerts.test.yml");
+    let used: BTreeSet<_> =
+        tests.split("le=\"").skip(1).map(|rest| rest.split_once('"').unwrap().0).collect();
+    assert!(used.len() > 3, "{used:?}");
+    for bound in used.into_iter().filter(|bound| *bound != "+Inf") {
+        assert!(bounds.contains(&bound.parse().unwrap()), "no histogram of ours has le=\"{bound}\"");
+    }
+    let quantiles: Vec<_> = rules()
+        .iter()
+        .map(|rule| rule["expr"].as_str().unwrap().trim().to_owned())
+        .filter(|expression| expression.starts_with("histogram_quantile"))
+        .collect();
+    assert!(!quantiles.is_empty());
+    for expression in quantiles {
+        // Between two bounds a quantile is a guess.
+        let bound: f64 = expression.rsplit_once("> ").unwrap().1.parse().unwrap();
+        assert!(bounds.contains(&bound), "{bound}: {expression}");
+    }
+}
+
 #[test]
 fn dashboards_can_be_told_apart_and_use_the_source_that_is_provisioned() {
     let source =

@@ -11,6 +11,8 @@ const API: &str = "railway.toml";
 const WORKER: &str = "deploy/railway/worker.toml";
 /// JSON is YAML, too. `cargo verify --only deployment` keeps it equal to railway.ts.
 const EVALUATED: &str = ".railway/evaluated.json";
+/// By this the program knows how long it has; Railway may set it itself or not.
+const DRAINING: &str = "RAILWAY_DEPLOYMENT_DRAINING_SECONDS";
 
 /// What a service is told, whichever file tells it.
 #[derive(Debug)]
@@ -100,6 +102,16 @@ fn railway_gives_the_program_the_time_that_it_takes_to_end() {
             Duration::from_secs(service.draining) >= shutdown_budget() + Duration::from_secs(5),
             "{from}"
         );
+        if from.starts_with(EVALUATED) {
+            let environment = from.split(' ').nth(1).unwrap();
+            let node = node(environment, if service.is_api { "api" } else { "worker" });
+            let told = &node["variables"][DRAINING];
+            assert_eq!(told["type"].as_str(), Some("literal"), "{from}");
+            assert_eq!(told["value"].as_str(), Some(service.draining.to_string().as_str()), "{from}");
+        } else {
+            // A file like these sets no variables: it says which one is to be set.
+            assert!(text(from).contains(&format!("{DRAINING}={}", service.draining)), "{from}");
+        }
         // The new release gets its requests before the old one goes; the worker serves none.
         assert_eq!(service.overlap > 0, service.is_api, "{from}");
     }
@@ -134,6 +146,10 @@ fn railway_asks_whether_a_service_is_ready_and_waits_long_enough() {
     for service in services() {
         let from = &service.from;
         assert_eq!(service.health, "/readyz", "{from}");
+        assert!(
+            !yaml("docs/openapi.json")["paths"][service.health.as_str()]["get"]["responses"]["200"]
+                .is_badvalue()
+        );
         assert!(service.health_timeout >= 300, "{from}");
         assert_eq!(service.restart, ("ON_FAILURE".to_owned(), 10), "{from}");
         let wanted = if service.is_api && !from.contains("staging") { 2 } else { 1 };
@@ -183,9 +199,16 @@ fn the_files_have_only_keys_of_railways_schema() {
 /// What a role is given: the value of a literal, and for what only Railway holds an example of the right form.
 fn variables(environment: &str, name: &str) -> MapVars {
     let mut vars = MapVars::default();
+    // Railway's own: with it the program also looks at the time that it is given to end.
+    vars.set("RAILWAY_ENVIRONMENT_NAME", environment);
     for (key, value) in pairs(&node(environment, name)["variables"]) {
+        if key == DRAINING {
+            vars.set(&key, value["value"].as_str().unwrap());
+            continue;
+        }
         let variable = VARIABLES.iter().find(|variable| variable.name == key);
-        let variable = variable.unwrap_or_else(|| panic!("{name}: the program knows no {key}"));
+        let variable =
+            variable.unwrap_or_else(|| panic!("{name}: the program knows no {key}: delete it in railway.ts"));
         let value = match value["type"].as_str() {
             Some("literal") => {
                 value["value"].as_str().unwrap().replace("${{api.RAILWAY_PUBLIC_DOMAIN}}", "api.example.com")
@@ -214,16 +237,12 @@ fn every_required_variable_is_set_on_railway_and_the_program_starts_with_them() 
     for environment in ["production", "staging"] {
         for (name, used_by) in [("api", UsedBy::Api), ("worker", UsedBy::Worker)] {
             let set = keys(&node(environment, name)["variables"]);
-            for variable in VARIABLES.iter().filter(|v| v.used_by == UsedBy::Both || v.used_by == used_by) {
-                let required = is_required(variable.default);
-                // A secret that is not listed is planned for deletion.
-                if required || (variable.secret && variable.name != "DATABASE_DIRECT_URL") {
-                    assert!(
-                        set.contains(&variable.name.to_owned()),
-                        "{environment} {name}: {} is missing",
-                        variable.name
-                    );
-                }
+            // What somebody has set and the file does not list, the next `railway config apply` deletes. Where the process
+            // listens is the platform's to say.
+            let read = VARIABLES.iter().filter(|v| v.used_by == UsedBy::Both || v.used_by == used_by);
+            for variable in read.filter(|variable| !["HOST", "PORT"].contains(&variable.name)) {
+                let listed = set.contains(&variable.name.to_owned());
+                assert!(listed, "{environment} {name}: {} is missing in railway.ts", variable.name);
             }
             let vars = variables(environment, name);
             let problems = if name == "api" {
@@ -276,9 +295,43 @@ fn backups_are_made_every_week_and_only_in_production() {
     assert_eq!(backup["deploy"]["restartPolicyType"].as_str(), Some("NEVER"));
     // What the script asks for is what the service has.
     let set = keys(&backup["variables"]);
-    for name in
-        ["DATABASE_URL", "S3_ENDPOINT", "S3_BUCKET", "S3_REGION", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"]
-    {
+    for name in [
+        "DATABASE_URL",
+        "S3_ENDPOINT",
+        "S3_BUCKET",
+        "S3_REGION",
+        "S3_PREFIX",
+        "S3_ACCESS_KEY_ID",
+        "S3_SECRET_ACCESS_KEY",
+    ] {
         assert!(set.contains(&name.to_owned()) && text("deploy/backup/backup.sh").contains(name), "{name}");
     }
+    // A change of the script is a change of the image.
+    assert!(strings(&backup["build"]["watchPatterns"]).contains(&"/deploy/backup/**".to_owned()));
+    let resources = yaml(EVALUATED)["staging"]["resources"].clone();
+    assert!(resources.as_vec().unwrap().iter().all(|node| node["name"].as_str() != Some("backup")));
+}
+
+/// The major version in an image's name: 17 of `postgres:17` and of `.../postgres-ssl:17.2`.
+fn major(image: &str) -> u32 {
+    let tag = image.rsplit_once(':').unwrap_or_else(|| panic!("{image} has no version")).1;
+    tag.split(['.', '-']).next().unwrap().parse().unwrap_or_else(|_| panic!("{image} has no major version"))
+}
+
+#[test]
+fn the_backups_tools_are_as_new_as_every_server_that_we_describe() {
+    let dockerfile = text("deploy/backup/Dockerfile");
+    let from = dockerfile.lines().rev().find_map(|line| line.strip_prefix("FROM ")).unwrap();
+    assert!(from.starts_with("postgres:"), "{from}");
+    // pg_dump refuses a server that is newer than itself.
+    for environment in ["production", "staging"] {
+        let image = node(environment, "Postgres")["source"]["image"].as_str().unwrap().to_owned();
+        assert!(major(&image) <= major(from), "{environment}: {image}, dumped by {from}");
+    }
+    for file in ["docker-compose.yml", "docker-compose.prod.yml"] {
+        let image = yaml(file)["services"]["postgres"]["image"].as_str().unwrap().to_owned();
+        assert!(major(&image) <= major(from), "{file}: {image}, dumped by {from}");
+    }
+    let path = format!("/usr/lib/postgresql/{}/bin", major(from));
+    assert!(dockerfile.contains(&path), "{path}");
 }

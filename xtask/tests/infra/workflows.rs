@@ -135,6 +135,8 @@ fn at_night_everything_runs_that_takes_too_long_for_a_push() {
         "cargo verify --full",
         "cargo xtask abuse",
         "cargo xtask fuzz",
+        "cargo xtask removal",
+        "cargo xtask rename acme-backend",
         "cargo xtask soak",
         "cargo xtask upgrade",
     ] {
@@ -177,7 +179,7 @@ fn only_what_ci_passed_is_deployed() {
     // Only what talks to Railway, or asks whether it may, sees the token.
     let with_token = |step: &&Yaml| !step["env"]["RAILWAY_TOKEN"].is_badvalue();
     assert!(job["env"]["RAILWAY_TOKEN"].is_badvalue());
-    assert_eq!(steps.iter().filter(with_token).count(), 3);
+    assert_eq!(steps.iter().filter(with_token).count(), 4);
     assert!(!steps.iter().filter(with_token).any(|step| step["run"].as_str().unwrap().contains("npm")));
     // Without a token there is a notice, and nothing else happens.
     assert!(steps[0]["run"].as_str().unwrap().contains("::notice"));
@@ -195,15 +197,49 @@ fn a_deploy_waits_for_its_verdict_and_takes_the_api_first() {
         steps.iter().filter_map(|s| s["run"].as_str()).filter(|run| run.contains("railway up")).collect();
     assert_eq!(
         ups,
-        ["api", "worker"].map(|service| format!(
+        ["api", "worker", "backup"].map(|service| format!(
             ".railway/node_modules/.bin/railway up --service {service} --environment \"$RAILWAY_ENVIRONMENT\" --ci"
         ))
     );
+    // Every service that the environment has, and none that it has not: backups are made of production.
+    for (environment, has) in [("production", 3), ("staging", 2)] {
+        let resources = yaml(".railway/evaluated.json")[environment]["resources"].clone();
+        let services =
+            resources.as_vec().unwrap().iter().filter(|node| node["type"].as_str() == Some("service"));
+        assert_eq!(services.count(), has, "{environment}");
+    }
+    let only_in_production = |step: &&Yaml| {
+        step["if"].as_str().unwrap_or_default().contains("env.RAILWAY_ENVIRONMENT == 'production'")
+    };
+    let special: Vec<_> =
+        steps.iter().filter(only_in_production).map(|step| step["name"].as_str().unwrap()).collect();
+    assert_eq!(special, ["Backup"]);
     // The version is the lockfile's.
     let install = steps.iter().filter_map(|s| s["run"].as_str()).find(|run| run.contains("npm"));
     assert_eq!(install.map(|run| run.starts_with("npm ci --prefix .railway")), Some(true));
     let pinned = text(".railway/package.json").contains("\"@railway/cli\": \"5.");
     assert!(pinned && text(".railway/package-lock.json").contains("node_modules/@railway/cli"));
+}
+
+#[test]
+fn after_a_deploy_it_is_tried_from_outside_and_somebody_is_told_whatever_came_of_it() {
+    let deploy = yaml(".github/workflows/deploy.yml");
+    let steps = steps(&deploy["jobs"]["deploy"]);
+    let runs = |step: &Yaml, words: &[&str]| {
+        let script = step["run"].as_str().unwrap_or_default().to_owned();
+        words.iter().all(|word| script.contains(word))
+    };
+    let position = |words: &[&str]| {
+        steps.iter().position(|step| runs(step, words)).unwrap_or_else(|| panic!("{words:?}"))
+    };
+    let smoke = position(&["/readyz", "/v1/me", "= 401"]);
+    assert!(smoke > position(&["railway up", "--service worker"]));
+    // A failed smoke test is a failed deploy.
+    assert!(steps[smoke]["continue-on-error"].is_badvalue());
+    let tell = steps.iter().position(|step| step["name"].as_str() == Some("Tell")).unwrap();
+    assert_eq!(tell, steps.len() - 1);
+    assert!(steps[tell]["if"].as_str().unwrap().starts_with("always() &&"));
+    assert_eq!(steps[tell]["env"]["STATUS"].as_str(), Some("${{ job.status }}"));
 }
 
 #[test]

@@ -13,8 +13,10 @@ const SERVICE: &str = "ballast";
 pub(super) fn is_guessable(password: &str, email: &str) -> bool {
     let password = password.to_lowercase();
     let local_part = email.split('@').next().unwrap_or_default();
+    // `acme-backend` is also written in two words, and in one.
+    let (apart, together) = (SERVICE.replace('-', " "), SERVICE.replace('-', ""));
     COMMON.binary_search(&password.as_str()).is_ok()
-        || [SERVICE, email, local_part].iter().any(|word| is_made_of(&password, word))
+        || [SERVICE, &apart, &together, email, local_part].iter().any(|word| is_made_of(&password, word))
 }
 
 /// The word, once or repeated, with nothing beside it but a few digits and signs: `Ballast2026!`.
@@ -50,10 +52,12 @@ mod tests {
     #[test]
     fn the_names_of_service_and_person_are_guessed_and_sentences_with_them_are_not() {
         let email = "ann.smith@example.com";
+        let apart = SERVICE.replace('-', " ");
         for guessed in [
-            "Ballast1",
-            "ballastballast",
-            "BALLAST-2026!",
+            &format!("{SERVICE}1"),
+            &format!("{SERVICE}{SERVICE}"),
+            &format!("{}-2026!", SERVICE.to_uppercase()),
+            &format!("{apart}-2026!"),
             "ann.smith",
             "Ann.Smith99",
             "1ann.smith!",
@@ -62,7 +66,13 @@ mod tests {
         ] {
             assert!(is_guessable(guessed, email), "{guessed}");
         }
-        for not in ["ballast for a ship", "ann.smith likes tea", "ballast-93847561", "ballast\u{1f511}", ""] {
+        for not in [
+            &format!("{SERVICE} for a ship"),
+            "ann.smith likes tea",
+            &format!("{SERVICE}-93847561"),
+            &format!("{SERVICE}\u{1f511}"),
+            "",
+        ] {
             assert!(!is_guessable(not, email), "{not}");
         }
         // Odd addresses forbid no more than themselves.

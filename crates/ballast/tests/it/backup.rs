@@ -147,6 +147,8 @@ async fn a_backup_is_taken_verified_restored_and_logged_in_on() {
         assert!(said.contains(part), "{said}");
     }
     assert!(!said.contains(PASSWORD), "{said}");
+    let rto = said.split_once("RTO ").unwrap().1.split_once(" s").unwrap().0;
+    assert!(rto.parse::<u64>().unwrap() < 300, "{said}");
 
     // A wrong password is no proof.
     let wrong = [("DRILL_EMAIL", user.email.as_str()), ("DRILL_PASSWORD", "not the password")];

@@ -132,6 +132,21 @@ async fn the_doctor_names_what_is_wrong_and_what_to_do() {
     let (code, stdout, stderr) = tokio::task::block_in_place(|| run(&["doctor"], &vars));
     assert_eq!(code, 0, "{stdout}{stderr}");
     assert!(stdout.contains("ok    engine ") && stdout.contains("ok    engine:second"), "{stdout}");
+
+    // Old and new release side by side, two replicas and a worker, which has two connections beside its pool.
+    let max: String = sqlx::query_scalar("select current_setting('max_connections')")
+        .fetch_one(database.pool())
+        .await
+        .unwrap();
+    let sum = format!("ok    connections  2 x (2 api x 3 + 1 worker x 3 + 2) = 22 of {max}");
+    assert!(stdout.contains(&sum), "{sum}: {stdout}");
+    let too_many = vars.map(|(name, value)| (name, if name == "DATABASE_POOL_SIZE" { "400" } else { value }));
+    let (code, stdout, _) = tokio::task::block_in_place(|| run(&["doctor"], &too_many));
+    assert_eq!(code, 1, "{stdout}");
+    let sum =
+        format!("FAIL  connections  2 x (2 api x 400 + 1 worker x 400 + 2) = 2404 of {max} is too much");
+    assert!(stdout.contains(&sum), "{sum}: {stdout}");
+    assert_eq!(stdout.matches("FAIL").count(), 1, "{stdout}");
     let bad = [
         ("DATABASE_URL", "postgres://nobody:wrong@127.0.0.1:1/x"),
         ("REDIS_URL", "redis://127.0.0.1:1"),

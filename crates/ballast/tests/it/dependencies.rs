@@ -99,6 +99,73 @@ async fn health_tells_the_truth_while_postgres_redis_and_engine_stop_and_come_ba
     assert!(api.is_running(), "{}", api.output());
 }
 
+/// Case D5: the order in which things start does not matter, and a name that nobody knows is no reason to end.
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_that_start_before_their_stores_say_so_and_are_ready_once_those_are_there() {
+    let services = OwnServices::start().await;
+    let (api_port, worker_port, lost_port) = (free_port(), free_port(), free_port());
+    let start = |role: &str, port: u16, database: &str, redis: &str| {
+        let port = port.to_string();
+        let vars = [
+            ("PORT", port.as_str()),
+            ("HOST", "127.0.0.1"),
+            ("DATABASE_URL", database),
+            ("REDIS_URL", redis),
+            ("ENGINE_URL", "http://127.0.0.1:1/v1"),
+        ];
+        Process::start(&[role], &vars)
+    };
+    let (database, redis) = (services.database_url.clone(), services.redis_url.clone());
+    let migrated = Process::command(&["migrate", "up"], &[("DATABASE_URL", &database)]).output().unwrap();
+    assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+    // Their ports are theirs, and nobody is there.
+    services.postgres().signal(Signal::SIGKILL);
+    services.redis().signal(Signal::SIGKILL);
+    for url in [&database, &redis] {
+        let address = url.rsplit_once('@').unwrap().1.split('/').next().unwrap().to_owned();
+        eventually(&format!("nobody listens at {address}"), S(10), async || {
+            tokio::net::TcpStream::connect(&address).await.is_err()
+        })
+        .await;
+    }
+    let mut roles = [
+        ("api", api_port, start("api", api_port, &database, &redis)),
+        ("worker", worker_port, start("worker", worker_port, &database, &redis)),
+    ];
+    let lost = "postgres://ballast:word@no-such-host.invalid/ballast";
+    let mut without_a_name = start("api", lost_port, lost, "redis://no-such-host.invalid");
+    let named = async |port: u16| {
+        until(port, "/livez", 200, S(10)).await;
+        until(port, "/readyz", 503, S(10)).await;
+        eventually("the report names Postgres", S(10), async || {
+            health(port).await.1["checks"]["postgres"]["error"].is_string()
+        })
+        .await;
+    };
+    for (_, port, _) in &roles {
+        named(*port).await;
+    }
+    named(lost_port).await;
+    // Long enough for a crash loop.
+    tokio::time::sleep(S(2)).await;
+    for (role, _, process) in &mut roles {
+        assert!(process.is_running(), "{role}: {}", process.output());
+    }
+
+    let services = services.restart().await;
+    assert_eq!(
+        (&services.database_url, &services.redis_url),
+        (&database, &redis),
+        "they are where they were"
+    );
+    for (role, port, process) in &mut roles {
+        until(*port, "/readyz", 200, S(30)).await;
+        assert!(process.is_running(), "{role}: without a restart");
+    }
+    assert!(without_a_name.is_running(), "{}", without_a_name.output());
+    assert_eq!((status(lost_port, "/livez").await, status(lost_port, "/readyz").await), (200, 503));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_is_told_and_does_not_end_the_process() {
     let services = OwnServices::start().await;

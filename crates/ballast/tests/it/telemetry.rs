@@ -79,7 +79,11 @@ async fn an_error_reaches_sentry_and_the_trace_its_collector_and_no_secret_reach
     for line in output.lines() {
         let line: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
         assert!(line["level"].is_string() && line["message"].is_string());
+        // Everything that was said of the request leads to its trace, and nothing else does.
+        let of_request = line["request_id"] == request_id.as_str();
+        assert_eq!(line["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736", of_request, "{line}");
     }
+    assert!(output.contains(&request_id), "{output}");
     assert!(output.contains("relation \\\"users\\\" does not exist"), "the log has the cause: {output}");
     // Sentry's own public key is part of its protocol; nothing else may carry the canary.
     let sentry =
@@ -476,9 +480,12 @@ async fn a_slow_query_is_logged_with_its_statement_and_time_and_without_its_valu
         sqlx::query_scalar::<_, i64>(waiting).fetch_one(deployment.database.pool()).await.unwrap() > 0
     })
     .await;
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    // Above a second, so that the request is slow, too.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
     holder.rollback().await.unwrap();
     assert_eq!(login.await.unwrap(), 401);
+    let quick = reqwest::get(format!("http://127.0.0.1:{port}/v1/me")).await.unwrap();
+    assert_eq!(quick.status(), 401);
     let mut slow = Vec::new();
     eventually("the log line", S(10), async || {
         let output = api.output();
@@ -493,4 +500,20 @@ async fn a_slow_query_is_logged_with_its_statement_and_time_and_without_its_valu
     assert_eq!(slow[0]["level"], "warn", "{line}");
     assert!(line.contains("from users where email = $1") && line.contains("elapsed"), "{line}");
     assert!(!api.output().contains("canary@example.com"), "values are not logged");
+
+    // The request that waited is a warning; one that did not is none.
+    let output = api.output();
+    let requests: Vec<Value> = output
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|line| line["message"] == "request")
+        .collect();
+    let of = |route: &str| {
+        requests.iter().find(|line| line["route"] == route).unwrap_or_else(|| panic!("{output}"))
+    };
+    let slow = of("/v1/auth/login");
+    assert!(slow["level"] == "warn" && slow["duration_ms"].as_f64().unwrap() > 1_000.0, "{slow}");
+    let quick = of("/v1/me");
+    let as_fast = quick["duration_ms"].as_f64().unwrap() < 1_000.0;
+    assert!(quick["level"] == "info" || !as_fast, "{quick}");
 }
