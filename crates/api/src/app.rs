@@ -29,14 +29,28 @@ const MAX_BODY: usize = 256 * 1024;
 
 /// The whole API as one router.
 pub fn router(state: AppState) -> Router {
+    let routes = Router::from(routes(|routes| ordinary(routes, &state)));
+    around(routes.layer(middleware::from_fn_with_state(state.clone(), auth::gate)), state)
+}
+
+/// Ordinary routes with everything that is around the API's, but for the gate: what authentication costs is the difference. For
+/// the benchmark alone.
+pub fn without_gate(state: AppState, routes: Router<AppState>) -> Router {
+    around(ordinary(routes.into(), &state).into(), state)
+}
+
+/// What is around ordinary routes, and not around streams and AI calls.
+fn ordinary(routes: OpenApiRouter<AppState>, state: &AppState) -> OpenApiRouter<AppState> {
+    routes
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(body::refuse_longer_than::<MAX_BODY>))
+        .layer(middleware::from_fn_with_state(state.clone(), request_timeout))
+}
+
+/// What is around all routes.
+fn around(routes: Router<AppState>, state: AppState) -> Router {
     let access = MetricsAccess::from_config(&state.config.runtime);
     let health = health::router(state.health.clone(), state.metrics.clone(), access);
-    let routes = routes(|ordinary| {
-        ordinary
-            .layer(DefaultBodyLimit::max(MAX_BODY))
-            .layer(middleware::from_fn(body::refuse_longer_than::<MAX_BODY>))
-            .layer(middleware::from_fn_with_state(state.clone(), request_timeout))
-    });
     // A shield in the process, before anything costs a round trip: 200 requests a second per address, bursts of 1000. The
     // limits that count are in Redis.
     let shield = GovernorConfigBuilder::default()
@@ -62,8 +76,7 @@ pub fn router(state: AppState) -> Router {
     state.lifecycle.spawn("engine connections", state.ai.tend());
     state.lifecycle.spawn("revocation marks", auth::revocation::keep_marks(state.clone()));
     let shield = GovernorLayer::new(shield).error_handler(too_fast);
-    Router::from(routes)
-        .layer(middleware::from_fn_with_state(state.clone(), auth::gate))
+    routes
         .layer(shield)
         .with_state(state.clone())
         .merge(health)

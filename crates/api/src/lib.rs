@@ -24,6 +24,6 @@ pub mod runs;
 mod state;
 mod stream_permit;
 
-pub use app::router;
+pub use app::{router, without_gate};
 pub use error::{Error, Result};
 pub use state::AppState;

@@ -1,5 +1,5 @@
-//! CPU per request: nginx with a fixed answer, a public route, and a request that is authenticated, limited and logged, in
-//! turn, so that what the machine does meanwhile hits all of them.
+//! CPU per request: nginx with a fixed answer, a public route, a small GET without authentication and limits, and the same
+//! authenticated and limited, in turn, so that what the machine does meanwhile hits all of them.
 
 use std::process::ExitCode;
 
@@ -47,7 +47,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     interrupts::listen(false)?;
     let ui = Ui::new();
     let stand = Stand::start(&args.profile, &ui)?;
+    let (open, open_port) = stand.start_example("whoami_without_auth", &args.profile)?;
     let mut targets = routes(&stand)?;
+    // The same route behind the same layers but the gate, answering the same.
+    let without = Target {
+        name: "without authentication",
+        port: open_port,
+        path: ADMITTED,
+        status: 200,
+        token: None,
+        pids: vec![open.id()],
+    };
+    targets.insert(1, without);
     let size = targets[2].body()?.len();
     let nginx = Nginx::start(size)?;
     match &nginx {

@@ -1,6 +1,6 @@
 //! What a benchmark of the API runs on: the API and a simulated engine that answers at once, on throw-away servers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,9 @@ impl Drop for Role {
 /// Everything ends in this order.
 pub(super) struct Stand {
     pub(super) api: Role,
+    /// Where the built programs are, and what they are started with.
+    programs: PathBuf,
+    vars: Vec<(&'static str, String)>,
     _engine: Role,
     _throwaway: Throwaway,
     pub(super) api_port: u16,
@@ -50,7 +53,8 @@ impl Stand {
         cargo::run_ok(build.args(["build", "--package", "ballast", "--profile", profile]))?;
         // Cargo's one profile whose directory has another name.
         let dir = if profile == "dev" { "debug" } else { profile };
-        let binary = cargo::target_dir()?.join(dir).join("ballast");
+        let programs = cargo::target_dir()?.join(dir);
+        let binary = programs.join("ballast");
         let throwaway = Throwaway::start(&project, Install::Ask, ui)?;
         let (engine_port, api_port) = (devstack::ports::free_port(None)?, devstack::ports::free_port(None)?);
         let engine_url = format!("http://127.0.0.1:{engine_port}/v1");
@@ -89,7 +93,22 @@ impl Stand {
         let engine = start(&[&["engine-sim", "--port", &port], at_once.as_slice()].concat())?;
         let api = start(&["api"])?;
         wait_ready(api_port)?;
-        Ok(Self { api, _engine: engine, _throwaway: throwaway, api_port, engine_port, demo })
+        let vars = vars.map(|(name, value)| (name, value.to_owned())).to_vec();
+        Ok(Self { api, programs, vars, _engine: engine, _throwaway: throwaway, api_port, engine_port, demo })
+    }
+
+    /// Builds an example of ballast, and starts it beside the API with the same settings, on a port of its own.
+    pub(super) fn start_example(&self, name: &str, profile: &str) -> Result<(Role, u16)> {
+        let mut build = cargo::cargo(&Project::find()?);
+        build.args(["build", "--package", "ballast", "--example", name, "--profile", profile]);
+        cargo::run_ok(&mut build)?;
+        let (program, port) = (self.programs.join("examples").join(name), devstack::ports::free_port(None)?);
+        let mut command = Command::new(&program);
+        let vars = self.vars.iter().map(|(name, value)| (*name, value.as_str()));
+        command.env_clear().envs(vars).env("PORT", port.to_string());
+        let role = spawn(command.stdout(Stdio::null()).stderr(Stdio::null()), &program)?;
+        wait_ready(port)?;
+        Ok((role, port))
     }
 }
 
