@@ -153,7 +153,7 @@ impl<'a> Production<'a> {
 
     fn settings(&self, secrets: &str) -> Result<()> {
         let fixed = "POSTGRES_PASSWORD=check-postgres\nREDIS_PASSWORD=check-redis\nPUBLIC_URL=http://localhost\n\
-                     ENGINE_URL=http://engine-sim:9100/v1\nSIGNUP=open\nRATE_LIMIT_GLOBAL=1000000/1m\nRATE_LIMIT_AI_REQUESTS=100000/1m\n\
+                     ENGINE_URL=http://engine-sim:9100/v1\nRATE_LIMIT_GLOBAL=1000000/1m\nRATE_LIMIT_AI_REQUESTS=100000/1m\n\
                      RATE_LIMIT_AI_TOKENS=100000000/1m\nRATE_LIMIT_AI_TOKENS_DAILY=1000000000/1d\nAI_CONCURRENT_STREAMS=1000\n";
         fs::write(self.dir.join("env"), format!("{fixed}{secrets}")).context("cannot write the settings")
     }
@@ -246,18 +246,25 @@ impl<'a> Production<'a> {
             "--port",
             "9100",
         ])?;
-        let credentials = r#"{"email":"load@example.com","password":"a password for the load"}"#;
+        let create = [
+            "exec",
+            "-T",
+            "worker",
+            "/usr/local/bin/ballast",
+            "user",
+            "create",
+            "load@example.com",
+            "--verified",
+        ];
+        let made = self.docker_compose(&create)?;
+        let told = String::from_utf8_lossy(&made.stdout).into_owned();
+        let password = told.lines().find_map(|line| line.strip_prefix("password: "));
+        let password = password.with_context(|| format!("no account: {}", said(&made)))?;
+        let credentials = format!(r#"{{"email":"load@example.com","password":"{password}"}}"#);
         let post = |path: &str, headers: &[(&str, &str)], body: &str| {
             http::request(self.http, "POST", path, headers, body)
         };
-        let registered = post("/v1/auth/register", &[], credentials)?;
-        ensure!(
-            registered.status == 201,
-            "the registration is answered with {}:\n{}",
-            registered.status,
-            registered.body
-        );
-        let login = post("/v1/auth/login", &[], credentials)?;
+        let login = post("/v1/auth/login", &[], &credentials)?;
         let token =
             string_field(&login.body, "access_token").with_context(|| format!("no token: {}", login.body))?;
         let authorization = format!("Bearer {token}");
