@@ -3,5 +3,7 @@
 
 mod login_flood;
 mod login_timing;
+mod mail_timing;
 mod many_clients;
 mod many_connections;
+mod timing;
