@@ -3,7 +3,8 @@
 
 use std::process::ExitCode;
 
-use axum::{Json, Router, routing::get};
+use api::extract::Json;
+use axum::{Router, routing::get};
 use config::{ApiConfig, EnvVars};
 use runtime::{Clock, Telemetry};
 use serde_json::json;

@@ -85,17 +85,13 @@ async fn issue(
         },
         AccountMail::SignUp(asked) => {
             tokens::lock_sign_ups(c, &asked.email).await?;
-            match db::users::find_by_email(c, &asked.email).await? {
-                Some(user) => {
-                    let until = reset_token(c, attempt, &user, asked, token, now).await?;
-                    Ok(until.map(|until| account_exists(user.email, until)))
-                }
-                None => {
-                    let until = now + ADDRESS_TTL;
-                    let stored = store_sign_up(c, attempt, &asked.email, token, (now, until)).await?;
-                    Ok(stored.then(|| sign_up(asked.email.clone(), until)))
-                }
+            if let Some(user) = db::users::find_by_email(c, &asked.email).await? {
+                let until = reset_token(c, attempt, &user, asked, token, now).await?;
+                return Ok(until.map(|until| account_exists(user.email, until)));
             }
+            let until = now + ADDRESS_TTL;
+            let stored = store_sign_up(c, attempt, &asked.email, token, (now, until)).await?;
+            Ok(stored.then(|| sign_up(asked.email.clone(), until)))
         }
         AccountMail::Invite { invitation_id } => {
             let Some(invitation) = db::invitations::find_open(c, *invitation_id, now).await? else {

@@ -48,6 +48,7 @@ fn superiority(one: &[Duration], other: &[Duration]) -> f64 {
 
 /// Asks each kind of request in turn, with the number of the round: all are answered in the same words with `status`, and the
 /// others take as long as the first. `slack` is what a small run on a busy machine may be apart beside half of the median.
+#[expect(clippy::print_stdout, reason = "the figures are what a run in full is for")]
 pub(super) async fn assert_alike<const N: usize>(
     what: &str,
     kinds: [&str; N],

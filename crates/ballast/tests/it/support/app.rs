@@ -186,11 +186,15 @@ impl TestApp {
         let user_id = found.id;
         let (id, refresh) = (Uuid::now_v7(), RefreshSecret::generate().unwrap());
         let created_at = self.clock.now();
-        let expires_at = created_at + TimeDelta::days(30);
+        let [longest, idle] =
+            [self.state.config.auth.session_max_age, self.state.config.auth.refresh_token_ttl]
+                .map(|duration| TimeDelta::from_std(duration).unwrap());
+        let expires_at = created_at + longest;
+        let refresh_expires = created_at + idle.min(longest);
         let ip = [127, 0, 0, 1].into();
         let new = db::sessions::NewSession { id, user_id, created_at, expires_at, user_agent: None, ip };
         db::sessions::insert(&mut c, &new).await.unwrap();
-        db::sessions::insert_refresh_token(&mut c, &refresh.hash(), id, None, expires_at).await.unwrap();
+        db::sessions::insert_refresh_token(&mut c, &refresh.hash(), id, None, refresh_expires).await.unwrap();
         let access = self.state.keyring.sign(user_id, id, &found.role).unwrap();
         let session = Persona { refresh_token: refresh.text(), ..user.at(self) };
         session.with_token(&access.token)
