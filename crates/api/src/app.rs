@@ -24,10 +24,10 @@ const MAX_BODY: usize = 256 * 1024;
 /// One layer around all routes, [`edge::layer`], and one around the ordinary ones: each layer of a router costs a request
 /// several allocations and a copy of all that it wraps.
 pub fn router(state: AppState) -> Router {
-    let access = MetricsAccess::from_config(&state.config.runtime);
-    let health = health::router(state.health.clone(), state.metrics.clone(), access);
     let routes =
         routes(|ordinary| ordinary.layer(middleware::from_fn_with_state(state.clone(), self::ordinary)));
+    let access = MetricsAccess::from_config(&state.config.runtime);
+    let health = health::router(state.health.clone(), state.metrics.clone(), access);
     state.lifecycle.spawn("burst shield upkeep", shield::keep_small(state.clone()));
     state.lifecycle.spawn("engine connections", state.ai.tend());
     state.lifecycle.spawn("revocation marks", auth::revocation::keep_marks(state.clone()));

@@ -195,7 +195,7 @@ pub const VARIABLES: &[Variable] = &[
     v(LIMITS, "RATE_LIMIT_REFRESH", Both, PerEnvironment { development: "600/15m", deployed: "60/15m" }, "60/15m",
         "Refresh tokens and one-time tokens presented, per address."),
     v(LIMITS, "RATE_LIMIT_SIGNUP", Both, PerEnvironment { development: "50/1h", deployed: "5/1h" }, "5/1h",
-        "Registrations per address; a strict window."),
+        "Sign-ups per address; a strict window."),
     v(LIMITS, "RATE_LIMIT_ACCOUNT_MAIL", Both, PerEnvironment { development: "50/1h", deployed: "5/1h" }, "5/1h",
         "Mails to confirm an address or to reset a password, per address and account; a strict window. A mailbox gets at most 5 of a kind an hour, whoever asks."),
     v(LIMITS, "RATE_LIMIT_AI_REQUESTS", Both, PerEnvironment { development: "600/1m", deployed: "60/1m" }, "60/1m",

@@ -82,6 +82,7 @@ fn every_problem_is_reported_at_once_in_the_order_of_the_table() {
     assert_eq!(names, ["PORT", "DATABASE_URL", "SIGNUP", "RATE_LIMIT_LOGIN"]);
 }
 
+/// Case A14.
 #[test]
 fn production_refuses_every_sample_and_every_missing_secret() {
     for variable in VARIABLES {
@@ -114,6 +115,7 @@ fn a_malformed_value_of_any_variable_is_named_and_never_shown_when_secret() {
     }
 }
 
+/// Case A14.
 #[test]
 fn weak_and_contradicting_values_are_refused() {
     let cases = [

@@ -23,7 +23,7 @@ pub enum Purpose {
     VerifyEmail,
     /// To set a new password without the old one.
     ResetPassword,
-    /// To register.
+    /// To register: invited, or because the owner of the address asked for it.
     Invite,
 }
 
@@ -73,11 +73,11 @@ pub struct NewOneTimeToken<'a> {
     pub hash: &'a [u8],
     /// What it is good for.
     pub purpose: Purpose,
-    /// Whose; none for an invitation.
+    /// Whose; none for an `invite` token.
     pub user_id: Option<Uuid>,
     /// Where it is mailed to.
     pub email: &'a str,
-    /// What an `invite` token opens.
+    /// What an `invite` token opens; none when nobody invited: a sign-up.
     pub invitation_id: Option<Uuid>,
     /// The job that mails it.
     pub job_id: i64,
@@ -88,11 +88,11 @@ pub struct NewOneTimeToken<'a> {
 /// What a token that still works belongs to.
 #[derive(Debug, Clone)]
 pub struct LiveToken {
-    /// Whose; none for an invitation.
+    /// Whose; none for an `invite` token.
     pub user_id: Option<Uuid>,
     /// Where it was mailed to.
     pub email: Option<String>,
-    /// What an `invite` token opens.
+    /// What an `invite` token opens; none when nobody invited: a sign-up.
     pub invitation_id: Option<Uuid>,
 }
 
@@ -188,6 +188,48 @@ pub async fn count_mails(
            where user_id = $1 and purpose = $2 and created_at > $4 and job_id is distinct from $3"#,
         user_id,
         purpose.as_str(),
+        except_job,
+        since,
+    )
+    .fetch_one(c)
+    .await?;
+    Ok(count)
+}
+
+/// Locks the sign-ups of an address until the transaction ends: there is no user's row yet to lock.
+pub async fn lock_sign_ups(c: &mut PgConnection, email: &str) -> Result<()> {
+    sqlx::query!("select pg_advisory_xact_lock(hashtextextended('sign-up ' || $1::text, 0))", email)
+        .execute(c)
+        .await?;
+    Ok(())
+}
+
+/// Voids the sign-up tokens of an address, but for those that `except_job` mailed.
+pub async fn void_sign_ups(c: &mut PgConnection, email: &str, except_job: i64) -> Result<()> {
+    sqlx::query!(
+        "update one_time_token set revoked_at = now()
+         where email = $1 and purpose = 'invite' and user_id is null and invitation_id is null
+           and used_at is null and revoked_at is null and job_id is distinct from $2",
+        email,
+        except_job,
+    )
+    .execute(c)
+    .await?;
+    Ok(())
+}
+
+/// How many other jobs mailed this address a sign-up token since `since`.
+pub async fn count_sign_ups(
+    c: &mut PgConnection,
+    email: &str,
+    except_job: i64,
+    since: DateTime<Utc>,
+) -> Result<i64> {
+    let count = sqlx::query_scalar!(
+        r#"select count(distinct job_id) as "count!" from one_time_token
+           where email = $1 and purpose = 'invite' and user_id is null and invitation_id is null
+             and created_at > $3 and job_id is distinct from $2"#,
+        email,
         except_job,
         since,
     )

@@ -21,7 +21,7 @@ pub use backfills::BackfillEventTypes;
 pub use credentials::CheckCredential;
 pub use documents::IngestDocument;
 pub use echo::Echo;
-pub use mail::{AccountMail, SendEmail};
+pub use mail::{AccountMail, Asked, SendEmail};
 pub use runs::Run;
 pub use subscriptions::CheckRenewals;
 pub use upkeep::{Cleanup, Heartbeat, KeepPartitions};
@@ -225,11 +225,13 @@ mod tests {
             html: Some("canary".into()),
         };
         assert!(!format!("{mail:?}").contains("canary"));
-        let mail = AccountMail::ResetPassword {
+        let asked = Asked {
             email: "canary@example.com".into(),
             ip: [127, 0, 0, 1].into(),
             request_id: "canary".into(),
         };
-        assert!(!format!("{mail:?}").contains("canary"));
+        for mail in [AccountMail::ResetPassword(asked.clone()), AccountMail::SignUp(asked)] {
+            assert!(!format!("{mail:?}").contains("canary"));
+        }
     }
 }

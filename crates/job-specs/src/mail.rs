@@ -49,19 +49,25 @@ pub enum AccountMail {
         user_id: Uuid,
     },
     /// To set a new password, if there is an account with this address.
-    ResetPassword {
-        /// As somebody gave it, normalised.
-        email: String,
-        /// Where from, for the audit log.
-        ip: IpAddr,
-        /// In which request.
-        request_id: String,
-    },
-    /// To register.
+    ResetPassword(Asked),
+    /// To register with this address; if there is an account with it already, to set a new password.
+    SignUp(Asked),
+    /// To register as an administrator wishes.
     Invite {
         /// Which invitation.
         invitation_id: Uuid,
     },
+}
+
+/// What a stranger asked for.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// As somebody gave it, normalised.
+    pub email: String,
+    /// Where from, for the audit log.
+    pub ip: IpAddr,
+    /// In which request.
+    pub request_id: String,
 }
 
 impl std::fmt::Debug for AccountMail {
@@ -69,7 +75,8 @@ impl std::fmt::Debug for AccountMail {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::VerifyEmail { .. } => "VerifyEmail",
-            Self::ResetPassword { .. } => "ResetPassword",
+            Self::ResetPassword(_) => "ResetPassword",
+            Self::SignUp(_) => "SignUp",
             Self::Invite { .. } => "Invite",
         })
     }
@@ -82,12 +89,12 @@ impl JobSpec for AccountMail {
     const MAX_ATTEMPTS: i16 = SendEmail::MAX_ATTEMPTS;
     const TIMEOUT: Duration = SendEmail::TIMEOUT;
 
-    /// While one waits, a second one is a duplicate. Not for forgotten passwords: there a stranger asks, and the time that
-    /// enqueueing takes would tell whether the job before had somebody to write to.
+    /// While one waits, a second one is a duplicate. Not where a stranger asks: the time that enqueueing takes would tell
+    /// whether the job before had somebody to write to.
     fn unique(&self) -> Option<Unique> {
         match self {
             Self::VerifyEmail { .. } | Self::Invite { .. } => Some(Unique::by_args()),
-            Self::ResetPassword { .. } => None,
+            Self::ResetPassword(_) | Self::SignUp(_) => None,
         }
     }
 }

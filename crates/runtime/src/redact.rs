@@ -183,6 +183,7 @@ mod tests {
         }
     }
 
+    /// Case H10.
     #[test]
     fn secrets_of_the_process_are_removed_whatever_they_look_like() {
         assert_eq!(text("refused: plain-looking-key-77"), "refused: plain-looking-key-77");

@@ -10,7 +10,7 @@ use db::{
     one_time_tokens::{self, OneTimeToken, Purpose},
     usage::UsageEvent,
 };
-use job_specs::{AccountMail, Cleanup, Echo, Heartbeat, KeepPartitions, SendEmail, UsageRollup};
+use job_specs::{AccountMail, Asked, Cleanup, Echo, Heartbeat, KeepPartitions, SendEmail, UsageRollup};
 use jobs::{
     EnqueueOptions, JobSpec, JobState, JobView,
     testing::{drain_until_empty, fast_forward},
@@ -526,7 +526,7 @@ async fn a_mail_that_has_become_pointless_is_not_sent() {
     for mail in [
         AccountMail::VerifyEmail { user_id },
         AccountMail::VerifyEmail { user_id: Uuid::now_v7() },
-        AccountMail::ResetPassword { email: "nobody@example.com".into(), ip, request_id: "r".into() },
+        AccountMail::ResetPassword(Asked { email: "nobody@example.com".into(), ip, request_id: "r".into() }),
         AccountMail::Invite { invitation_id: Uuid::now_v7() },
     ] {
         let job = bench.run(mail).await;

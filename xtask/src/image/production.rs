@@ -191,7 +191,7 @@ impl<'a> Production<'a> {
 
     fn settings(&self, secrets: &str) -> Result<()> {
         let fixed = "REDIS_PASSWORD=check-redis-0123456789abc\nPUBLIC_URL=http://localhost\n\
-                     ENGINE_URL=http://engine-sim:9100/v1\nSIGNUP=open\nRATE_LIMIT_GLOBAL=1000000/1m\nRATE_LIMIT_AI_REQUESTS=100000/1m\n\
+                     ENGINE_URL=http://engine-sim:9100/v1\nRATE_LIMIT_GLOBAL=1000000/1m\nRATE_LIMIT_AI_REQUESTS=100000/1m\n\
                      RATE_LIMIT_AI_TOKENS=100000000/1m\nRATE_LIMIT_AI_TOKENS_DAILY=1000000000/1d\nAI_CONCURRENT_STREAMS=1000\n";
         let fixed = format!("POSTGRES_PASSWORD={POSTGRES_PASSWORD}\n{fixed}{secrets}");
         fs::write(self.dir.join("env"), fixed).context("cannot write the settings")

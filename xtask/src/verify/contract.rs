@@ -6,13 +6,14 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use devstack::process::output_within;
 
 use super::own_stack::OwnStack;
 use super::{Bench, Outcome, python};
 use crate::cargo;
-use crate::http;
 
 /// Limits that are not met: that they hold is for other tests.
 const ROOMY: [(&str, &str); 9] = [
@@ -26,26 +27,35 @@ const ROOMY: [(&str, &str); 9] = [
     ("RATE_LIMIT_AI_TOKENS_DAILY", "1000000000/1d"),
     ("AI_CONCURRENT_STREAMS", "1000"),
 ];
-/// The account that stands for ordinary users.
-const USER: (&str, &str) = ("contract@example.com", "not an administrator");
-
 pub(super) fn run(bench: &mut Bench) -> Result<Outcome> {
     let settings = bench.project.root().join("xtask/schemathesis");
     let bin = python::environment(bench, "schemathesis", "xtask/schemathesis/requirements.txt")?;
     let stack = OwnStack::start_with(bench, &ROOMY)?;
     let get = |name: &str| stack.export(name).with_context(|| format!("the stack has no {name}"));
     let url = get("API_URL")?;
-    let account = format!(r#"{{"email":"{}","password":"{}"}}"#, USER.0, USER.1);
-    let port = url.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).context("API_URL has no port")?;
-    let made = http::request(port, "POST", "/v1/auth/register", &[], &account)?;
-    // The stack of an earlier run may have left it.
-    ensure!(matches!(made.status, 201 | 409), "the account cannot be made: {}", made.body);
+    // Another one each time: the stack of an earlier run keeps its own.
+    let user = format!("contract-{}@example.com", std::process::id());
+    let password = create_user(&stack, &user)?;
     let schemathesis = Schemathesis { program: &bin.join("schemathesis"), settings: &settings, url: &url };
     schemathesis.run(bench, "a stranger", "stranger.toml", None)?;
-    schemathesis.run(bench, "a user", "schemathesis.toml", Some(USER))?;
+    schemathesis.run(bench, "a user", "schemathesis.toml", Some((&user, &password)))?;
     let (email, password) = (get("DEMO_EMAIL")?, get("DEMO_PASSWORD")?);
     schemathesis.run(bench, "an administrator", "schemathesis.toml", Some((&email, &password)))?;
     Ok(Outcome::Passed)
+}
+
+/// Makes an account that stands for ordinary users, and returns its password.
+fn create_user(stack: &OwnStack, email: &str) -> Result<String> {
+    let mut command = Command::new(cargo::output_dir()?.join("ballast"));
+    command.args(["user", "create", email, "--verified"]);
+    for name in ["DATABASE_URL", "REDIS_URL"] {
+        command.env(name, stack.export(name).with_context(|| format!("the stack has no {name}"))?);
+    }
+    let made = output_within(&mut command, Duration::from_secs(30))?;
+    let told = String::from_utf8_lossy(&made.stdout).into_owned();
+    let password = told.lines().find_map(|line| line.strip_prefix("password: "));
+    let refused = || format!("the account cannot be made: {}", String::from_utf8_lossy(&made.stderr));
+    password.map(ToOwned::to_owned).with_context(refused)
 }
 
 struct Schemathesis<'a> {

@@ -26,13 +26,14 @@ pub const PUBLIC_ROUTES: &[(&str, &str)] = &[
     ("GET", "/openapi.json"),
     ("GET", "/docs"),
     ("GET", "/"),
-    ("POST", "/v1/auth/register"),
+    ("POST", "/v1/auth/sign-up"),
     ("POST", "/v1/auth/login"),
     ("POST", "/v1/auth/refresh"),
     ("POST", "/v1/auth/logout"),
     // Signed by its sender.
     ("POST", "/v1/webhooks/{source}"),
     // Have one-time tokens of their own.
+    ("POST", "/v1/auth/register"),
     ("POST", "/v1/auth/verify-email"),
     ("POST", "/v1/auth/password/reset"),
     ("POST", "/v1/auth/password/forgot"),

@@ -159,11 +159,32 @@ fn hash_in(memory: &mut Memory, password: &str) -> anyhow::Result<String> {
     Ok(phc.to_string())
 }
 
-/// Compares, and hashes the right password anew where the stored hash is weaker than ours.
+/// Compares. Where the stored hash is weaker than ours the right password is hashed anew, and a wrong one costs what it costs
+/// everywhere.
 fn compare(memory: &mut Memory, password: &str, hash: &str) -> anyhow::Result<Compared> {
     let matches = is_password_of(memory, password, hash)?;
-    let renew = matches && is_weaker(&PasswordHash::new(hash)?)?;
-    Ok(Compared { matches, renewed: renew.then(|| hash_in(memory, password)).transpose()? })
+    let phc = PasswordHash::new(hash)?;
+    let mut renewed = None;
+    if is_weaker(&phc)? {
+        if matches {
+            renewed = Some(hash_in(memory, password)?);
+        } else {
+            make_up_for(memory, password, &Params::try_from(&phc)?)?;
+        }
+    }
+    Ok(Compared { matches, renewed })
+}
+
+/// Does the work that weaker parameters save: a refusal that comes too soon tells that there is such an account. What a hashing
+/// costs is its memory times its passes.
+fn make_up_for(memory: &mut Memory, password: &str, weaker: &Params) -> anyhow::Result<()> {
+    let saved = (MEMORY_KIB * PASSES).saturating_sub(weaker.m_cost().saturating_mul(weaker.t_cost()));
+    let kib = saved / PASSES;
+    if kib >= Params::MIN_M_COST {
+        let params = Params::new(kib, PASSES, 1, Some(HASH))?;
+        compute(memory, Algorithm::Argon2id, Version::V0x13, &params, password, &[0; SALT])?;
+    }
+    Ok(())
 }
 
 fn is_weaker(hash: &PasswordHash) -> anyhow::Result<bool> {
@@ -216,6 +237,7 @@ mod tests {
 
     use super::*;
 
+    /// Case A10.
     #[tokio::test(flavor = "multi_thread")]
     async fn clients_that_leave_make_no_room_for_more_hashings_than_there_are_turns() {
         let times = ShutdownConfig { delay: Duration::ZERO, budget: Duration::from_secs(1) };

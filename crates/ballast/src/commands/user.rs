@@ -7,6 +7,8 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::{Parser, Subcommand};
 use config::{EnvVars, LimitsConfig, StoresConfig};
 use db::{Database, PgConnection, Redis, audit::Event, users::User};
+use job_specs::AccountMail;
+use jobs::EnqueueOptions;
 use limits::{Limiter, Policies};
 use serde_json::json;
 use uuid::Uuid;
@@ -44,6 +46,9 @@ enum Action {
         /// Read the password from standard input; never an argument, where others could see it
         #[arg(long)]
         password_stdin: bool,
+        /// You know that the address is theirs: no mail asks to confirm it
+        #[arg(long)]
+        verified: bool,
     },
     /// Make an administrator of a user
     Promote {
@@ -83,8 +88,9 @@ impl UserCommand {
         tool(async || {
             let database = Database::from_config(&stores.database, "ballast-user")?;
             match self.action {
-                Action::Create { email, admin, password_stdin } => {
-                    create(&database, &email, admin, password_stdin).await?;
+                Action::Create { email, admin, password_stdin, verified } => {
+                    let role = if admin { "admin" } else { "user" };
+                    create(&database, &email, role, password_stdin, verified).await?;
                 }
                 Action::Promote { email } => set_role(&database, &email, "admin").await?,
                 Action::Demote { email } => set_role(&database, &email, "user").await?,
@@ -101,30 +107,43 @@ impl UserCommand {
     }
 }
 
-async fn create(database: &Database, email: &str, admin: bool, from_stdin: bool) -> anyhow::Result<()> {
+async fn create(
+    database: &Database,
+    email: &str,
+    role: &str,
+    from_stdin: bool,
+    verified: bool,
+) -> anyhow::Result<()> {
     let email = normalize(email)?;
     let password = if from_stdin { read_password()? } else { random_password()? };
     let normalized = Passwords::normalize("password", &password, &email)
         .map_err(|e| anyhow!("{}", e.detail().to_owned()))?;
     let hash = hash_password(&normalized)?;
-    let (id, role) = (Uuid::now_v7(), if admin { "admin" } else { "user" });
+    let id = Uuid::now_v7();
     let made = database
-        .transaction::<_, db::Error>("users.insert", async |c| {
+        .transaction::<_, anyhow::Error>("users.insert", async |c| {
             db::users::insert(c, id, &email, &hash, role).await?;
-            // The operator vouches for the address.
-            db::users::confirm_email(c, id, &email).await?;
-            audit(c, "registered", id, json!({ "by": "command line", "role": role })).await
+            if verified {
+                db::users::confirm_email(c, id, &email).await?;
+            } else {
+                let mail = AccountMail::VerifyEmail { user_id: id };
+                jobs::enqueue(c, &mail, EnqueueOptions::default()).await?;
+            }
+            let detail = json!({ "by": "command line", "role": role, "verified": verified });
+            Ok(audit(c, "registered", id, detail).await?)
         })
         .await;
     match made {
         Ok(()) if from_stdin => say(format_args!("made {role} {email}")),
         Ok(()) => say(format_args!("made {role} {email}\npassword: {password}")),
-        Err(error) if error.constraint() == Some("users_email_key") => {
-            bail!("there is a user with the address {email} already")
-        }
-        Err(error) => return Err(error.into()),
+        Err(error) if is_taken(&error) => bail!("there is a user with the address {email} already"),
+        Err(error) => return Err(error),
     }
     Ok(())
+}
+
+fn is_taken(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<db::Error>().and_then(db::Error::constraint) == Some("users_email_key")
 }
 
 fn normalize(email: &str) -> anyhow::Result<String> {

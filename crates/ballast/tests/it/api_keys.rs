@@ -8,6 +8,7 @@ use test_support::{FaultProxy, Mode};
 
 use crate::support::{Deployment, TestApp, eventually, free_port, ready};
 
+/// Case A12.
 #[tokio::test]
 async fn a_key_is_shown_once_works_in_both_headers_and_ends_everywhere_when_revoked() {
     let app = TestApp::start().await;
@@ -33,6 +34,7 @@ async fn a_key_is_shown_once_works_in_both_headers_and_ends_everywhere_when_revo
     as_bearer.at(&other).get("/v1/me").await.problem(401, "invalid_token");
 }
 
+/// Case A12.
 #[tokio::test]
 async fn a_key_cannot_make_keys_and_needs_the_scope_of_what_it_does() {
     let app = TestApp::start().await;
@@ -45,6 +47,7 @@ async fn a_key_cannot_make_keys_and_needs_the_scope_of_what_it_does() {
         .problem(403, "missing_scope");
 }
 
+/// Case A12.
 #[tokio::test]
 async fn wrong_keys_are_charged_to_their_address_and_not_to_the_owner() {
     let app = TestApp::with(&[("RATE_LIMIT_GLOBAL", "20/1h")]).await;
@@ -68,6 +71,7 @@ async fn wrong_keys_are_charged_to_their_address_and_not_to_the_owner() {
     genuine.get("/v1/me").await.expect(200);
 }
 
+/// Case H5.
 #[tokio::test]
 async fn names_scopes_and_dates_are_checked() {
     let app = TestApp::start().await;
@@ -109,6 +113,7 @@ async fn a_user_has_a_hundred_keys_in_use_and_no_more_however_many_are_made_at_o
     make().await.expect(201);
 }
 
+/// Case A12.
 /// The route has found the session alive, and waits for the one who ends it: had it not looked again, the key would be the one
 /// that outlives the account's end.
 #[tokio::test(flavor = "multi_thread")]
@@ -144,6 +149,7 @@ async fn a_key_ends_at_its_time() {
     machine.get("/v1/me").await.problem(401, "invalid_token");
 }
 
+/// Case A8.
 #[tokio::test]
 async fn an_ended_session_makes_no_key_even_when_redis_forgot_that_it_ended() {
     let app = TestApp::start().await;

@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 
-use crate::support::TestApp;
+use crate::support::{PASSWORD, TestApp};
 
 async fn refresh(app: &TestApp, token: &str) -> (u16, Value) {
     let answer = app.anonymous().post("/v1/auth/refresh", json!({ "refresh_token": token })).await;
@@ -17,11 +17,10 @@ async fn logout(app: &TestApp, token: &str) {
 #[tokio::test]
 async fn a_new_user_registers_logs_in_and_is_recognised() {
     let app = TestApp::start().await;
-    let user = app.user().await;
-    let me = user.get("/v1/me").await.expect(200).json();
-    assert_eq!((me["email"].as_str(), me["role"].as_str()), (Some(user.email.as_str()), Some("user")));
-    let again = json!({ "email": user.email.to_uppercase(), "password": "another password" });
-    app.anonymous().post("/v1/auth/register", again).await.problem(409, "email_taken");
+    app.register("ann@example.com", PASSWORD).await.expect(201);
+    let me = app.log_in("ann@example.com").await.get("/v1/me").await.expect(200).json();
+    assert_eq!((&me["email"], &me["role"]), (&json!("ann@example.com"), &json!("user")));
+    assert_eq!(me["email_verified"], true, "the token came by mail");
 }
 
 #[tokio::test]
@@ -29,8 +28,16 @@ async fn sign_up_can_be_closed() {
     let app = TestApp::with(&[("SIGNUP", "closed")]).await;
     let body = json!({ "email": "a@example.com", "password": "long enough" });
     app.anonymous().post("/v1/auth/register", body).await.problem(403, "signup_closed");
+    let body = json!({ "email": "a@example.com" });
+    app.anonymous().post("/v1/auth/sign-up", body.clone()).await.problem(403, "signup_closed");
+    let by_invitation = TestApp::with(&[("SIGNUP", "invite")]).await;
+    by_invitation.anonymous().post("/v1/auth/sign-up", body).await.problem(403, "invitation_required");
+    for app in [&app, &by_invitation] {
+        assert_eq!(app.run_pending_jobs().await, 0, "nobody is written to");
+    }
 }
 
+/// Case A9.
 #[tokio::test]
 async fn wrong_password_unknown_and_disabled_users_are_refused_in_the_same_words() {
     let app = TestApp::start().await;
@@ -45,7 +52,7 @@ async fn wrong_password_unknown_and_disabled_users_are_refused_in_the_same_words
     for (email, password) in [
         (user.email.as_str(), "wrong password"),
         ("nobody@example.com", "wrong password"),
-        (disabled.email.as_str(), crate::support::PASSWORD),
+        (disabled.email.as_str(), PASSWORD),
     ] {
         let answer =
             app.anonymous().post("/v1/auth/login", json!({ "email": email, "password": password })).await;
@@ -94,6 +101,7 @@ async fn a_failed_login_is_a_security_event() {
     assert_eq!(events, 4, "three of nobody, one of somebody");
 }
 
+/// Cases A11 and H5.
 #[tokio::test]
 async fn no_body_whatever_makes_a_5xx() {
     let app = TestApp::start().await;
@@ -139,6 +147,7 @@ async fn no_body_whatever_makes_a_5xx() {
     }
 }
 
+/// Case A6.
 #[tokio::test]
 async fn a_refresh_token_works_once_and_a_lost_answer_is_given_again() {
     let app = TestApp::start().await;
@@ -167,6 +176,7 @@ async fn a_refresh_token_works_once_and_a_lost_answer_is_given_again() {
     assert_eq!(events, 1);
 }
 
+/// Case A6.
 #[tokio::test]
 async fn after_the_grace_a_second_use_ends_the_session() {
     let app = TestApp::start().await;
@@ -177,6 +187,7 @@ async fn after_the_grace_a_second_use_ends_the_session() {
     assert_eq!(refresh(&app, first["refresh_token"].as_str().unwrap()).await.0, 401);
 }
 
+/// Case A7.
 #[tokio::test]
 async fn after_logout_no_token_of_the_session_works_on_any_replica() {
     let app = TestApp::start().await;
@@ -200,6 +211,7 @@ async fn sessions_end_when_they_are_old() {
     user.get("/v1/me").await.problem(401, "invalid_token");
 }
 
+/// Cases A12 and H10.
 #[tokio::test]
 async fn the_database_holds_no_secret_in_clear() {
     let app = TestApp::start().await;
@@ -222,7 +234,7 @@ async fn the_database_holds_no_secret_in_clear() {
     assert!(dump.contains("reset_password"), "there is a mailed token: {dump}");
     // Of the key, its last part is the secret.
     let key = key.api_key_text().rsplit('_').next().unwrap();
-    for secret in [crate::support::PASSWORD, &user.refresh_token, user.token(), key] {
+    for secret in [PASSWORD, &user.refresh_token, user.token(), key] {
         assert!(!dump.contains(secret));
     }
     let mut words = dump.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-');

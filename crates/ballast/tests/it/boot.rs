@@ -30,6 +30,9 @@ const RIGHT: [(&str, &str); 10] = [
     ("CHANNEL_ENCRYPTION_KEY", ENCRYPTION_KEY),
 ];
 
+/// How long a start may take to be refused.
+const QUICK: Duration = Duration::from_secs(2);
+
 /// One wrong configuration: what is set (nothing means unset), and the variables that must be named for it.
 type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
 
@@ -117,18 +120,15 @@ fn vars<'a>(changes: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
 /// Case A14. "Both backends of JWT" cannot happen: the other one is banned in `deny.toml`.
 #[test]
 fn production_does_not_start_with_a_wrong_configuration_and_says_why_in_one_line_per_variable() {
-    let mut quickest = Duration::MAX;
+    let mut slowest = Duration::ZERO;
     for role in ["api", "worker", "all", "doctor"] {
         let for_the_api = if role == "worker" { &[] } else { WRONG_FOR_THE_API };
         for (changes, wanted) in WRONG_FOR_ALL.iter().chain(for_the_api) {
-            let started = Instant::now();
-            let Output { status, stdout, stderr } =
-                Process::command(&[role], &vars(changes)).output().unwrap();
-            let took = started.elapsed();
+            let (Output { status, stdout, stderr }, took) = refused_start(role, changes);
             let (stdout, stderr) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
             let case = format!("{role} with {changes:?}: {stdout}{stderr}");
             assert_eq!(status.code(), Some(78), "{case}");
-            quickest = quickest.min(took);
+            slowest = slowest.max(took);
             // A line for a variable is indented and begins with its name.
             let lines = stderr.lines().filter_map(|line| line.strip_prefix("  ")?.split_once(": "));
             let named: Vec<&str> = lines.map(|(name, _)| name).collect();
@@ -153,8 +153,29 @@ fn production_does_not_start_with_a_wrong_configuration_and_says_why_in_one_line
             }
         }
     }
-    // The quickest: a busy machine makes any one of sixty slow.
-    assert!(quickest < Duration::from_secs(2), "{quickest:?}");
+    println!("the slowest of all refused starts: {slowest:?}");
+    assert!(slowest < QUICK, "{slowest:?}");
+}
+
+/// A start, and how long it took to be refused: the best of three where it was slow, because a busy machine makes any one of more
+/// than a hundred slow.
+fn refused_start(role: &str, changes: &[(&str, &str)]) -> (Output, Duration) {
+    let attempt = || {
+        let started = Instant::now();
+        let output = Process::command(&[role], &vars(changes)).output().unwrap();
+        (output, started.elapsed())
+    };
+    let mut best = attempt();
+    for _ in 0..2 {
+        if best.1 < QUICK {
+            break;
+        }
+        let again = attempt();
+        if again.1 < best.1 {
+            best = again;
+        }
+    }
+    best
 }
 
 /// The other half of A14: what is refused above is refused for what was changed.

@@ -44,6 +44,7 @@ async fn a_job_that_fails_is_tried_again_and_its_errors_are_kept() {
     assert_eq!(job["errors"].as_array().unwrap().len(), 1, "{job}");
 }
 
+/// Case H5.
 #[tokio::test]
 async fn what_users_may_not_start_is_refused_with_the_list_of_what_they_may() {
     let app = TestApp::start().await;
@@ -217,6 +218,7 @@ async fn a_request_that_is_sent_again_with_its_idempotency_key_starts_nothing() 
     assert_eq!(ids.len(), 1, "{ids:?}");
 }
 
+/// Case H12.
 #[tokio::test]
 async fn a_user_cancels_a_job_of_ones_own_and_nobody_elses() {
     let app = TestApp::start().await;

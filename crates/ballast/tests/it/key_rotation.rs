@@ -148,7 +148,7 @@ async fn signing_keys_are_exchanged_in_four_steps_over_two_replicas_without_a_st
     assert!(fleet.requests.load(Ordering::Relaxed) > 200);
 }
 
-/// `SERVER_SECRET` derives the next refresh token from the last: another one ends no session.
+/// Case A4. `SERVER_SECRET` derives the next refresh token from the last: another one ends no session.
 #[tokio::test]
 async fn another_server_secret_ends_no_session() {
     let app = TestApp::start().await;

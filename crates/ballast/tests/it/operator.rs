@@ -154,6 +154,7 @@ async fn a_running_job_is_cancelled_through_the_api_and_its_worker_stops_it() {
     eventually("it is cancelled", S(10), async || state(&app, id).await == JobState::Cancelled).await;
 }
 
+/// Case H5.
 #[tokio::test]
 async fn operators_enqueue_any_kind_and_are_told_what_is_wrong() {
     let app = TestApp::start().await;

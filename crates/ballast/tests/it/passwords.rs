@@ -58,14 +58,24 @@ fn bytes(body: String) -> Vec<u8> {
     body.into_bytes().into_iter().map(|b| if b == 0 { 0xff } else { b }).collect()
 }
 
-async fn send(app: &TestApp, path: &str, email: &str, password: &str) -> Answer {
+async fn send(app: &TestApp, path: &str, body: String) -> Answer {
     let caller = app.anonymous();
-    let body = bytes(format!(r#"{{"email":"{email}","password":{password}}}"#));
-    let request = caller.request(Method::POST, path).header("content-type", "application/json").body(body);
-    caller.send(request).await
+    let request = caller.request(Method::POST, path).header("content-type", "application/json");
+    caller.send(request.body(bytes(body))).await
 }
 
-const ROOM: [(&str, &str); 2] = [("RATE_LIMIT_LOGIN", "1000/1m"), ("RATE_LIMIT_SIGNUP", "1000/1m")];
+async fn log_in(app: &TestApp, email: &str, password: &str) -> Answer {
+    send(app, "/v1/auth/login", format!(r#"{{"email":"{email}","password":{password}}}"#)).await
+}
+
+async fn register(app: &TestApp, email: &str, password: &str) -> Answer {
+    let token = app.sign_up_token(email).await;
+    let body = format!(r#"{{"email":"{email}","password":{password},"invitation_token":"{token}"}}"#);
+    send(app, "/v1/auth/register", body).await
+}
+
+const ROOM: [(&str, &str); 3] =
+    [("RATE_LIMIT_LOGIN", "1000/1m"), ("RATE_LIMIT_SIGNUP", "1000/1m"), ("RATE_LIMIT_REFRESH", "1000/1m")];
 
 /// Case A11.
 #[tokio::test(flavor = "multi_thread")]
@@ -74,9 +84,9 @@ async fn every_password_works_or_is_refused_with_a_reason_and_none_is_a_5xx() {
     let somebody = app.user().await;
     for (n, (what, password, wanted)) in table().into_iter().enumerate() {
         let email = format!("p{n}@example.com");
-        let registered = send(&app, "/v1/auth/register", &email, &password).await;
-        let logged_in = send(&app, "/v1/auth/login", &email, &password).await;
-        let elsewhere = send(&app, "/v1/auth/login", &somebody.email, &password).await;
+        let registered = register(&app, &email, &password).await;
+        let logged_in = log_in(&app, &email, &password).await;
+        let elsewhere = log_in(&app, &somebody.email, &password).await;
         let expected = match wanted {
             Works => (201, 200, 401),
             // Too long is told at a login, too: nobody can have such a password.
@@ -118,8 +128,8 @@ async fn only_spellings_of_the_same_characters_are_the_same_password() {
     ];
     for (n, (set, typed, status)) in cases.into_iter().enumerate() {
         let email = format!("s{n}@example.com");
-        send(&app, "/v1/auth/register", &email, &format!("\"{set}\"")).await.expect(201);
-        let answer = send(&app, "/v1/auth/login", &email, &format!("\"{typed}\"")).await;
+        register(&app, &email, &format!("\"{set}\"")).await.expect(201);
+        let answer = log_in(&app, &email, &format!("\"{typed}\"")).await;
         assert_eq!(answer.status, status, "{set:?} typed as {typed:?}: {}", answer.text);
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::support::{Answer, PASSWORD, Persona, TestApp, eventually};
+use crate::support::{Answer, PASSWORD, Persona, Process, TestApp, eventually, free_port, ready};
 
 /// Room for thousands of requests from one address, and time for fifty that wait for one lock on a busy machine.
 const ROOM: [(&str, &str); 5] = [
@@ -51,14 +51,37 @@ async fn audited(pool: &PgPool, event: &str, session: Uuid) -> i64 {
         .unwrap()
 }
 
-/// Case A5.
+/// Two processes of the real binary over the stores of `app`, and somebody who asks each of them.
+async fn two_processes(app: &TestApp) -> ([Process; 2], [Persona; 2]) {
+    let ports = [free_port(), free_port()];
+    let processes = ports.map(|port| {
+        let port = port.to_string();
+        let mut vars = vec![
+            ("PORT", port.as_str()),
+            ("HOST", "127.0.0.1"),
+            ("DATABASE_URL", app.database.url()),
+            ("DATABASE_POOL_SIZE", "5"),
+            ("REDIS_URL", app.redis.url.as_str()),
+            ("REDIS_KEY_PREFIX", app.redis.prefix.as_str()),
+            ("ENGINE_URL", "http://127.0.0.1:1/v1"),
+        ];
+        vars.extend(ROOM);
+        Process::start(&["api"], &vars)
+    });
+    for port in ports {
+        ready(port).await;
+    }
+    let client = reqwest::Client::new();
+    (processes, ports.map(|port| app.anonymous().through(&client, &format!("http://127.0.0.1:{port}"))))
+}
+
+/// Case A5: over two processes, and after both were killed and started again.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_refresh_token_fifty_times_at_once_on_two_replicas_has_one_child_in_each_of_100_rounds() {
     let app = TestApp::with(&ROOM).await;
-    let other = app.replica();
     let user = app.user().await;
-    let (here, there) = (app.anonymous(), other.anonymous());
-    let mut last = None;
+    let (processes, [here, there]) = two_processes(&app).await;
+    let mut rounds = Vec::new();
     for round in 0..100 {
         let session = app.session_of(&user).await;
         let callers = [&here, &there].map(|caller| caller.behind(address(round)));
@@ -69,27 +92,30 @@ async fn one_refresh_token_fifty_times_at_once_on_two_replicas_has_one_child_in_
         assert!(answers.iter().all(|answer| answer["refresh_token"] == child), "round {round}: two children");
         let found = family(app.database.pool(), session.session_id()).await;
         assert_eq!(found, (1, 1, false), "round {round}: leaves, children, revoked");
-        last = Some((session, child));
+        rounds.push((session, child));
     }
 
-    // Both replicas are replaced: the answers are the same, because nothing of this is in a process.
-    let (session, child) = last.unwrap();
-    let (one, two) = (app.replica(), app.replica());
-    drop((app, other));
-    for replica in [&one, &two] {
-        let again = replica.anonymous().refresh(&session.refresh_token).await.expect(200).json();
-        assert_eq!(again["refresh_token"], child, "within the grace: the same child");
+    // Both are killed and replaced: nothing of this is in a process.
+    drop(processes);
+    let (_processes, [here, there]) = two_processes(&app).await;
+    for (round, (session, child)) in rounds.iter().enumerate() {
+        let [one, two] = [&here, &there].map(|caller| caller.behind(address(round)));
+        let found = family(app.database.pool(), session.session_id()).await;
+        assert_eq!(found, (1, 1, false), "round {round}: leaves, children, revoked");
+        // The one child lives, on one; on the other its child again, because that is derived.
+        let grandchild = text(&one.refresh(child).await.expect(200).json(), "refresh_token");
+        let again = two.refresh(child).await.expect(200).json();
+        assert_eq!(again["refresh_token"], grandchild, "round {round}");
+        // And its parent is a stolen one by now.
+        two.refresh(&session.refresh_token).await.problem(401, "invalid_token");
+        for token in [&session.refresh_token, child, &grandchild] {
+            one.refresh(token).await.problem(401, "invalid_token");
+        }
+        assert!(
+            family(app.database.pool(), session.session_id()).await.2,
+            "round {round}: revoked as a whole"
+        );
     }
-    let grandchild = text(&one.anonymous().refresh(&child).await.expect(200).json(), "refresh_token");
-    let again = two.anonymous().refresh(&child).await.expect(200).json();
-    assert_eq!(again["refresh_token"], grandchild);
-
-    let (one, two) = (one.replica(), two.replica());
-    two.anonymous().refresh(&session.refresh_token).await.problem(401, "invalid_token");
-    for token in [&session.refresh_token, &child, &grandchild] {
-        one.anonymous().refresh(token).await.problem(401, "invalid_token");
-    }
-    assert!(family(one.database.pool(), session.session_id()).await.2, "revoked as a whole");
 }
 
 /// What ends a family.

@@ -11,14 +11,17 @@ use std::{
 use db::{Database, Migrations};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, migrate::Migrator};
+use sqlx::{AssertSqlSafe, PgPool, migrate::Migrator};
 use test_support::TestDatabase;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
-use crate::support::{Deployment, PASSWORD, Process, eventually, free_port, in_full, ready, within};
+use crate::support::{
+    Deployment, PASSWORD, Process, eventually, free_port, in_full, insert_user, mail_to, ready, token_in,
+    within,
+};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 /// Of case S1: one half ends by itself, the other cannot.
@@ -32,22 +35,38 @@ const LIMITS: [(&str, &str); 4] = [
     ("AI_CONCURRENT_STREAMS", "1000"),
 ];
 
-/// Registers and logs in; the access token.
-async fn account(port: u16) -> String {
+/// Somebody new, logged in; the access token.
+async fn account(pool: &PgPool, port: u16) -> String {
+    let email = format!("{}@example.com", uuid::Uuid::new_v4());
+    insert_user(pool, &email, "user").await;
+    log_in(port, &email).await
+}
+
+async fn log_in(port: u16, email: &str) -> String {
+    let request = reqwest::Client::new().post(format!("http://127.0.0.1:{port}/v1/auth/login"));
+    let answer = request.json(&json!({ "email": email, "password": PASSWORD })).send().await.unwrap();
+    let tokens: Value = answer.json().await.unwrap();
+    tokens["access_token"].as_str().unwrap().to_owned()
+}
+
+/// As people do: a mail by the worker, its token, a password.
+async fn register(pool: &PgPool, port: u16) -> String {
     let client = reqwest::Client::new();
-    let credentials =
-        json!({ "email": format!("{}@example.com", uuid::Uuid::new_v4()), "password": PASSWORD });
     let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
-    let answer = client.post(url("/v1/auth/register")).json(&credentials).send().await.unwrap();
-    assert_eq!(answer.status(), 201);
-    let login: Value =
-        client.post(url("/v1/auth/login")).json(&credentials).send().await.unwrap().json().await.unwrap();
-    login["access_token"].as_str().unwrap().to_owned()
+    let email = format!("{}@example.com", uuid::Uuid::new_v4());
+    let asked = client.post(url("/v1/auth/sign-up")).json(&json!({ "email": email })).send().await.unwrap();
+    assert_eq!(asked.status(), 202);
+    eventually("the mail", S(20), async || mail_to(pool, &email).await.is_some()).await;
+    let token = token_in(&mail_to(pool, &email).await.unwrap());
+    let body = json!({ "email": email, "password": PASSWORD, "invitation_token": token });
+    let made = client.post(url("/v1/auth/register")).json(&body).send().await.unwrap();
+    assert_eq!(made.status(), 201);
+    log_in(port, &email).await
 }
 
 /// What the previous release's users do all day.
-async fn everything_works(port: u16) {
-    let token = account(port).await;
+async fn everything_works(pool: &PgPool, port: u16) {
+    let token = register(pool, port).await;
     let client = reqwest::Client::new();
     let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
     let me = client.get(url("/v1/me")).bearer_auth(&token).send().await.unwrap();
@@ -91,11 +110,11 @@ async fn an_older_release_serves_on_a_newer_schema() {
             values (9999, 'the next release', now(), true, 'x', 1);";
     sqlx::raw_sql(AssertSqlSafe(next)).execute(deployment.database.pool()).await.unwrap();
     // The one that ran while the schema changed, and one that starts on it, as after a rollback.
-    everything_works(port).await;
+    everything_works(deployment.database.pool(), port).await;
     let again = free_port();
     let mut rolled_back = deployment.start("all", again, &LIMITS);
     ready(again).await;
-    everything_works(again).await;
+    everything_works(deployment.database.pool(), again).await;
     assert!(rolled_back.is_running());
 }
 
@@ -125,7 +144,7 @@ async fn a_newer_release_waits_for_its_schema() {
     let migrated = migrated.await.unwrap();
     assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
     ready(port).await;
-    everything_works(port).await;
+    everything_works(database.pool(), port).await;
 }
 
 /// And the one that matters in a deploy: the schema is there, of the release before.
@@ -159,7 +178,7 @@ async fn a_newer_release_on_the_schema_of_the_one_before_it_waits_for_one_migrat
     let said = migrate(&["migrate", "up"]).await;
     assert!(said.contains("applied 1 migration"), "{said}");
     ready(port).await;
-    everything_works(port).await;
+    everything_works(database.pool(), port).await;
     assert!(waiting.is_running(), "without a restart");
 }
 
@@ -210,7 +229,7 @@ async fn a_broken_migration_says_what_is_wrong_within_a_minute_and_the_release_b
     let port = free_port();
     let mut running = deployment.start("all", port, &LIMITS);
     ready(port).await;
-    let token = account(port).await;
+    let token = account(deployment.database.pool(), port).await;
     // As a backup does it.
     let mut other = deployment.database.pool().begin().await.unwrap();
     sqlx::query("select count(*) from job_done").execute(&mut *other).await.unwrap();
@@ -237,7 +256,7 @@ async fn a_broken_migration_says_what_is_wrong_within_a_minute_and_the_release_b
     let answers = users.await.unwrap();
     assert!(answers > 20, "{answers} answers");
     other.rollback().await.unwrap();
-    everything_works(port).await;
+    everything_works(deployment.database.pool(), port).await;
     assert_eq!(reqwest::get(format!("http://127.0.0.1:{port}/readyz")).await.unwrap().status(), 200);
     assert!(running.is_running(), "{}", running.output());
     let left: i64 =
@@ -300,7 +319,7 @@ async fn a_termination_under_load_fails_no_accepted_request_and_cuts_no_stream()
         vars.extend(LIMITS);
         let mut process = deployment.start("api", port, &vars);
         ready(port).await;
-        let token = account(port).await;
+        let token = account(deployment.database.pool(), port).await;
         let (tally, phase) = (Arc::new(Tally::default()), Arc::new(Phase::default()));
         let mut tasks = Vec::new();
         for _ in 0..REQUESTERS {

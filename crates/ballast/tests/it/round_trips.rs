@@ -72,6 +72,7 @@ impl Monitor {
     }
 }
 
+/// Case A12.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_admitted_request_is_one_round_trip_to_redis_and_none_to_postgres_by_token_and_by_key() {
     const REQUESTS: usize = 40;

@@ -14,6 +14,7 @@ use crate::support::{
 const S: fn(u64) -> Duration = Duration::from_secs;
 const CANARY: &str = "canary-5b1f-secret";
 
+/// Case H10.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_reaches_sentry_and_the_trace_its_collector_and_no_secret_reaches_anybody() {
     let (database, redis) = tokio::join!(TestDatabase::create(), test_redis());

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::run,
-    support::{PASSWORD, Process, TestApp},
+    support::{PASSWORD, Process, TestApp, mail_to},
 };
 
 fn vars(app: &TestApp) -> Vec<(&str, &str)> {
@@ -65,6 +65,24 @@ async fn an_operator_makes_accounts_that_log_in_with_a_password_that_was_never_a
     assert_eq!(ballast_user(&app, &["create", "x@example.com", "--password", PASSWORD]).0, 2);
     let (code, text) = ballast_user(&app, &["list"]);
     assert!(code == 0 && text.contains("admin  enabled") && text.contains("ann@example.com"), "{text}");
+}
+
+/// Whoever types an address has not proven it: its owner is asked, unless the operator says that there is no need.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_of_an_account_that_an_operator_made_is_asked_to_confirm_the_address() {
+    let app = TestApp::start().await;
+    let (asked, vouched) = ("asked@example.com", "vouched@example.com");
+    assert_eq!(ballast_user(&app, &["create", asked]).0, 0);
+    assert_eq!(ballast_user(&app, &["create", vouched, "--verified"]).0, 0);
+    let is_verified = async |email: &str| {
+        let me = app.session(email).await.get("/v1/me").await.expect(200).json();
+        me["email_verified"].as_bool().unwrap()
+    };
+    assert_eq!((is_verified(asked).await, is_verified(vouched).await), (false, true));
+    let token = app.mailed_token(asked).await;
+    assert_eq!(mail_to(app.database.pool(), vouched).await, None);
+    app.anonymous().post("/v1/auth/verify-email", json!({ "token": token })).await.expect(204);
+    assert!(is_verified(asked).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,17 +14,17 @@ use db::{
     one_time_tokens::{self as tokens, NewOneTimeToken, OneTimeToken, Purpose},
     users::User,
 };
-use job_specs::{AccountMail, SendEmail};
+use job_specs::{AccountMail, Asked, SendEmail};
 use jobs::{JobContext, JobError};
 use serde_json::json;
 
 use crate::{Context, mail::Sent};
 
 /// How long a mail about an address can be answered.
-const VERIFY_EMAIL_TTL: TimeDelta = TimeDelta::hours(24);
+const ADDRESS_TTL: TimeDelta = TimeDelta::hours(24);
 /// How long a mail about a password can be answered.
 const RESET_PASSWORD_TTL: TimeDelta = TimeDelta::hours(1);
-/// Mails of one kind to one account in an hour, whoever asks for them and from wherever. The last one still works, so nobody
+/// Mails of one kind to one address in an hour, whoever asks for them and from wherever. The last one still works, so nobody
 /// is locked out by a stranger who asks in his name.
 const MAILS_PER_HOUR: i64 = 5;
 
@@ -72,30 +72,26 @@ async fn issue(
             let Some(user) = user.filter(|u| u.email_verified_at.is_none() && u.disabled_at.is_none()) else {
                 return Ok(None);
             };
-            let until = now + VERIFY_EMAIL_TTL;
+            let until = now + ADDRESS_TTL;
             let stored = store(c, attempt, Purpose::VerifyEmail, &user, token, (now, until)).await?;
             Ok(stored.then(|| verify_email(user.email, until)))
         }
-        AccountMail::ResetPassword { email, ip, request_id } => {
-            let found = db::users::find_by_email(c, email).await?;
-            let Some(user) = found.filter(|u| u.disabled_at.is_none()) else { return Ok(None) };
-            db::users::lock(c, user.id).await?;
-            let until = now + RESET_PASSWORD_TTL;
-            if !store(c, attempt, Purpose::ResetPassword, &user, token, (now, until)).await? {
-                return Ok(None);
+        AccountMail::ResetPassword(asked) => match db::users::find_by_email(c, &asked.email).await? {
+            Some(user) => {
+                let until = reset_token(c, attempt, &user, asked, token, now).await?;
+                Ok(until.map(|until| reset_password(user.email, until)))
             }
-            if attempt.attempt() == 1 {
-                let event = db::audit::Event {
-                    event: "password_reset_requested",
-                    user_id: Some(user.id),
-                    ip: Some(*ip),
-                    request_id: Some(request_id),
-                    detail: json!({ "job_id": attempt.id() }),
-                    ..Default::default()
-                };
-                db::audit::insert(c, &event).await?;
+            None => Ok(None),
+        },
+        AccountMail::SignUp(asked) => {
+            tokens::lock_sign_ups(c, &asked.email).await?;
+            if let Some(user) = db::users::find_by_email(c, &asked.email).await? {
+                let until = reset_token(c, attempt, &user, asked, token, now).await?;
+                return Ok(until.map(|until| account_exists(user.email, until)));
             }
-            Ok(Some(reset_password(user.email, until)))
+            let until = now + ADDRESS_TTL;
+            let stored = store_sign_up(c, attempt, &asked.email, token, (now, until)).await?;
+            Ok(stored.then(|| sign_up(asked.email.clone(), until)))
         }
         AccountMail::Invite { invitation_id } => {
             let Some(invitation) = db::invitations::find_open(c, *invitation_id, now).await? else {
@@ -114,6 +110,64 @@ async fn issue(
             Ok(Some(invite(invitation.email, invitation.expires_at)))
         }
     }
+}
+
+/// Stores a token to reset the password, and returns its end; `None` when this account gets no mail.
+async fn reset_token(
+    c: &mut PgConnection,
+    attempt: &JobContext,
+    user: &User,
+    asked: &Asked,
+    token: &OneTimeToken,
+    now: DateTime<Utc>,
+) -> db::Result<Option<DateTime<Utc>>> {
+    if user.disabled_at.is_some() {
+        return Ok(None);
+    }
+    db::users::lock(c, user.id).await?;
+    let until = now + RESET_PASSWORD_TTL;
+    if !store(c, attempt, Purpose::ResetPassword, user, token, (now, until)).await? {
+        return Ok(None);
+    }
+    if attempt.attempt() == 1 {
+        let event = db::audit::Event {
+            event: "password_reset_requested",
+            user_id: Some(user.id),
+            ip: Some(asked.ip),
+            request_id: Some(&asked.request_id),
+            detail: json!({ "job_id": attempt.id() }),
+            ..Default::default()
+        };
+        db::audit::insert(c, &event).await?;
+    }
+    Ok(Some(until))
+}
+
+/// Stores a token to register and voids those of earlier jobs; false when the mailbox has had enough for now.
+async fn store_sign_up(
+    c: &mut PgConnection,
+    attempt: &JobContext,
+    email: &str,
+    token: &OneTimeToken,
+    (now, expires_at): (DateTime<Utc>, DateTime<Utc>),
+) -> db::Result<bool> {
+    let lately = now - TimeDelta::hours(1);
+    if tokens::count_sign_ups(c, email, attempt.id(), lately).await? >= MAILS_PER_HOUR {
+        tracing::warn!(job_id = attempt.id(), "too many sign-ups of one address in an hour");
+        return Ok(false);
+    }
+    tokens::void_sign_ups(c, email, attempt.id()).await?;
+    let new = NewOneTimeToken {
+        hash: &token.hash(),
+        purpose: Purpose::Invite,
+        user_id: None,
+        email,
+        invitation_id: None,
+        job_id: attempt.id(),
+        expires_at,
+    };
+    tokens::insert(c, &new).await?;
+    Ok(true)
 }
 
 /// Stores a user's token and voids those of earlier jobs; false when the mailbox has had enough for now.
@@ -148,7 +202,7 @@ fn verify_email(to: String, until: DateTime<Utc>) -> Letter {
     Letter {
         to,
         subject: "Confirm your e-mail address",
-        why: "Somebody registered with this address.".to_owned(),
+        why: "There is an account with this address.".to_owned(),
         page: "verify-email",
         route: "/v1/auth/verify-email",
         until,
@@ -162,6 +216,28 @@ fn reset_password(to: String, until: DateTime<Utc>) -> Letter {
         why: "Somebody asked to reset the password of the account with this address.".to_owned(),
         page: "reset-password",
         route: "/v1/auth/password/reset",
+        until,
+    }
+}
+
+fn account_exists(to: String, until: DateTime<Utc>) -> Letter {
+    Letter {
+        subject: "You have an account already",
+        why:
+            "Somebody wanted to register with this address, and there is an account with it: log in instead. \
+              If the password is forgotten, set a new one:"
+                .to_owned(),
+        ..reset_password(to, until)
+    }
+}
+
+fn sign_up(to: String, until: DateTime<Utc>) -> Letter {
+    Letter {
+        why: format!("Somebody asked to register as {to}."),
+        to,
+        subject: "Finish your registration",
+        page: "register",
+        route: "/v1/auth/register",
         until,
     }
 }

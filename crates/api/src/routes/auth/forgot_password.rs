@@ -1,12 +1,12 @@
 //! `POST /v1/auth/password/forgot`: a way back for who forgot the password.
 
 use axum::{extract::State, http::StatusCode, response::IntoResponse};
-use job_specs::AccountMail;
+use job_specs::{AccountMail, Asked};
 use jobs::EnqueueOptions;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{normalize_email, pseudonym};
+use super::{OnItsWay, normalize_email, pseudonym};
 use crate::{AppState, Error, Result, admission::Anonymous, error::Problem, extract::Json};
 
 #[derive(Deserialize, ToSchema)]
@@ -15,12 +15,6 @@ use crate::{AppState, Error, Result, admission::Anonymous, error::Problem, extra
 pub(super) struct ForgotPassword {
     /// The account's address.
     email: String,
-}
-
-#[derive(Serialize, ToSchema)]
-pub(super) struct OnItsWay {
-    /// Always the same.
-    message: &'static str,
 }
 
 /// Mails a token to set a new password, if there is an account with this address. The same answer, in the same time, if not:
@@ -35,11 +29,11 @@ pub(super) async fn forgot_password(
     let email = normalize_email(&body.email)?;
     let subject = format!("{}:{}", anonymous.client.bucket(), pseudonym(&state, &email));
     anonymous.admit(&state.limiter.policies().account_mail, &subject).await?;
-    let mail = AccountMail::ResetPassword {
+    let mail = AccountMail::ResetPassword(Asked {
         email,
         ip: anonymous.client.0,
         request_id: anonymous.request_id.as_ref().to_owned(),
-    };
+    });
     state
         .database
         .transaction::<_, Error>("jobs.enqueue", async |c| {

@@ -9,6 +9,7 @@ mod refresh;
 mod register;
 mod resend_verification;
 mod reset_password;
+mod sign_up;
 mod verify_email;
 
 use axum::{http::HeaderMap, middleware};
@@ -31,6 +32,7 @@ const MAX_BODY: usize = 4 * 1024;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
+        .routes(routes!(sign_up::sign_up))
         .routes(routes!(register::register))
         .routes(routes!(login::login))
         .routes(routes!(refresh::refresh))
@@ -56,6 +58,13 @@ pub(super) struct Tokens {
     /// Buys the next pair of tokens, once. Absent when it is in the cookie.
     #[serde(skip_serializing_if = "Option::is_none")]
     refresh_token: Option<String>,
+}
+
+/// What a stranger is told who asks for a mail.
+#[derive(Serialize, ToSchema)]
+pub(super) struct OnItsWay {
+    /// Always the same.
+    message: &'static str,
 }
 
 /// A refresh token.
@@ -175,6 +184,15 @@ fn delta(duration: std::time::Duration) -> TimeDelta {
 fn invalid_one_time_token() -> Error {
     let detail = "The token is unknown, was used, or has expired: ask for a new mail.";
     Error::forbidden("invalid_one_time_token", detail)
+}
+
+fn signup_closed() -> Error {
+    Error::forbidden("signup_closed", "Sign-up is closed: ask the operator for an account.")
+}
+
+fn invitation_required() -> Error {
+    let detail = "Sign-up is by invitation: send the token of your invitation as `invitation_token`.";
+    Error::forbidden("invitation_required", detail)
 }
 
 #[cfg(test)]

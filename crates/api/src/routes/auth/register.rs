@@ -2,27 +2,25 @@
 
 use axum::{extract::State, http::StatusCode, response::IntoResponse};
 use config::SignUp;
-use db::one_time_tokens::{self, OneTimeToken, Purpose};
-use job_specs::AccountMail;
-use jobs::EnqueueOptions;
+use db::one_time_tokens::{self, LiveToken, OneTimeToken, Purpose};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::normalize_email;
+use super::{invitation_required, normalize_email, signup_closed};
 use crate::{AppState, Error, Result, admission::Anonymous, auth::Passwords, error::Problem, extract::Json};
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"email": "ann@example.com", "password": "correct horse battery staple"}))]
+#[schema(example = json!({"email": "ann@example.com", "password": "correct horse battery staple", "invitation_token": "as it came by mail"}))]
 pub(super) struct Registration {
     /// The account's address.
     email: String,
     /// 8 to 128 characters.
     #[schema(min_length = 8, max_length = 128)]
     password: String,
-    /// As it came by mail. Required where sign-up is by invitation.
+    /// As it came by mail to this address: required.
     invitation_token: Option<String>,
 }
 
@@ -32,11 +30,10 @@ pub(super) struct Registered {
     email: String,
 }
 
-/// Makes an account, where sign-up is open, or with an invitation. Log in afterwards.
+/// Makes an account with the token that was mailed to its address: after `POST /v1/auth/sign-up`, or by an invitation. The
+/// address is confirmed by that. Log in afterwards.
 ///
-/// A password that is one of the first to be guessed is refused with the code `password_too_common`.
-///
-/// A mail asks to confirm the address. Whoever brings an invitation has done that: it came to that address.
+/// A password that is one of the first to be guessed is refused with the code `password_too_common`; the token still works.
 #[utoipa::path(post, path = "/v1/auth/register", tag = "auth", request_body = Registration,
     responses((status = 201, body = Registered), (status = 400, body = Problem), (status = 403, body = Problem),
               (status = 409, body = Problem), (status = 422, body = Problem)))]
@@ -45,47 +42,45 @@ pub(super) async fn register(
     anonymous: Anonymous,
     Json(body): Json<Registration>,
 ) -> Result<impl IntoResponse> {
-    anonymous.admit(&state.limiter.policies().signup, &anonymous.client.subject()).await?;
-    let invitation = may_register(state.config.auth.signup, body.invitation_token.as_deref())?;
+    anonymous.admit(&state.limiter.policies().refresh, &anonymous.client.subject()).await?;
+    let signup = state.config.auth.signup;
+    if signup == SignUp::Closed {
+        return Err(signup_closed());
+    }
     let email = normalize_email(&body.email)?;
     let password = Passwords::normalize("password", &body.password, &email)?;
-    if let Some(token) = &invitation {
-        // Before the hashing, which is dear; it is used in the transaction.
-        let (hash, now) = (token.hash(), state.clock.now());
-        let find = async |c: &mut _| one_time_tokens::find(c, Purpose::Invite, &hash, now).await;
-        let found = state.database.call("one_time_tokens.find", find).await?;
-        found.filter(|t| t.email.as_deref() == Some(&email)).ok_or_else(invalid_invitation)?;
-    }
+    let token = body.invitation_token.ok_or_else(|| token_required(signup))?;
+    let token_hash = OneTimeToken::parse(&token).ok_or_else(invalid_invitation)?.hash();
+    let now = state.clock.now();
+    let find = async |c: &mut _| one_time_tokens::find(c, Purpose::Invite, &token_hash, now).await;
+    let found = state.database.call("one_time_tokens.find", find).await?;
+    // A token without an invitation is of a sign-up, which may have been closed since.
+    let fits = |t: &LiveToken| {
+        t.email.as_deref() == Some(&email) && (t.invitation_id.is_some() || signup == SignUp::Open)
+    };
+    found.filter(fits).ok_or_else(invalid_invitation)?;
+    // Only now: hashing is dear, and a stranger must not get it for nothing. The token is used in the transaction.
     let hash = state.passwords.hash(password).await?;
     let id = Uuid::now_v7();
     state
         .database
         .transaction("users.insert", async |c| {
-            insert(c, &state, &anonymous, id, (&email, &hash), invitation.as_ref()).await
+            insert(c, &state, &anonymous, id, (&email, &hash), &token_hash).await
         })
         .await?;
     Ok((StatusCode::CREATED, Json(Registered { id, email })))
 }
 
-/// Does this deployment take new accounts? Returns the invitation that was brought along.
-fn may_register(signup: SignUp, token: Option<&str>) -> Result<Option<OneTimeToken>> {
-    match (signup, token) {
-        (SignUp::Closed, _) => {
-            Err(Error::forbidden("signup_closed", "Sign-up is closed: ask the operator for an account."))
-        }
-        (SignUp::Invite, None) => {
-            let detail = "Sign-up is by invitation: send the token of your invitation as `invitation_token`.";
-            Err(Error::forbidden("invitation_required", detail))
-        }
-        (SignUp::Open, None) => Ok(None),
-        (SignUp::Open | SignUp::Invite, Some(text)) => {
-            OneTimeToken::parse(text).ok_or_else(invalid_invitation).map(Some)
-        }
+fn token_required(signup: SignUp) -> Error {
+    if signup == SignUp::Invite {
+        return invitation_required();
     }
+    let detail = "Ask for a mail at `POST /v1/auth/sign-up` first, and send its token as `invitation_token`.";
+    Error::forbidden("invitation_required", detail)
 }
 
 fn invalid_invitation() -> Error {
-    let detail = "The invitation is unknown, was used, taken back or has expired, or is for another address: ask for a new one.";
+    let detail = "The token is unknown, was used, taken back or has expired, or is for another address: ask for a new one.";
     Error::forbidden("invalid_invitation", detail)
 }
 
@@ -95,18 +90,17 @@ async fn insert(
     anonymous: &Anonymous,
     id: Uuid,
     (email, password_hash): (&str, &str),
-    invitation: Option<&OneTimeToken>,
+    token_hash: &[u8],
 ) -> Result<()> {
-    let mut accepted = None;
-    let mut role = "user".to_owned();
-    if let Some(token) = invitation {
-        let now = state.clock.now();
-        let used = one_time_tokens::consume(c, Purpose::Invite, &token.hash(), now).await?;
-        let invitation_id = used.and_then(|t| t.invitation_id).ok_or_else(invalid_invitation)?;
-        let given = db::invitations::accept(c, invitation_id, email, now).await?;
-        role = given.ok_or_else(invalid_invitation)?;
-        accepted = Some(invitation_id);
-    }
+    let now = state.clock.now();
+    let used = one_time_tokens::consume(c, Purpose::Invite, token_hash, now).await?;
+    let invitation_id = used.ok_or_else(invalid_invitation)?.invitation_id;
+    let role = match invitation_id {
+        Some(invitation) => {
+            db::invitations::accept(c, invitation, email, now).await?.ok_or_else(invalid_invitation)?
+        }
+        None => "user".to_owned(),
+    };
     db::users::insert(c, id, email, password_hash, &role).await.map_err(|error| {
         match error.constraint() {
             Some("users_email_key") => {
@@ -115,13 +109,10 @@ async fn insert(
             _ => error.into(),
         }
     })?;
-    if accepted.is_some() {
-        db::users::confirm_email(c, id, email).await?;
-    } else {
-        jobs::enqueue(c, &AccountMail::VerifyEmail { user_id: id }, EnqueueOptions::default()).await?;
-    }
+    // The token came to this address.
+    db::users::confirm_email(c, id, email).await?;
     let event = db::audit::Event {
-        detail: json!({ "role": role, "invitation_id": accepted }),
+        detail: json!({ "role": role, "invitation_id": invitation_id }),
         ..anonymous.event("registered", id)
     };
     Ok(db::audit::insert(c, &event).await?)

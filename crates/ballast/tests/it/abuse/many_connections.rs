@@ -14,7 +14,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Deployment, PASSWORD, eventually, free_port, in_full, metric, ready};
+use crate::support::{Deployment, PASSWORD, eventually, free_port, in_full, insert_user, metric, ready};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -71,8 +71,7 @@ async fn many_idle_and_slow_connections_do_not_keep_a_good_client_from_being_ser
     let (address, url) = (SocketAddr::from(([127, 0, 0, 1], port)), format!("http://127.0.0.1:{port}"));
     let client = reqwest::Client::builder().pool_max_idle_per_host(0).timeout(S(30)).build().unwrap();
     let account = json!({ "email": "good@example.com", "password": PASSWORD });
-    let answer = client.post(format!("{url}/v1/auth/register")).json(&account).send().await.unwrap();
-    assert_eq!(answer.status(), 201);
+    insert_user(deployment.database.pool(), "good@example.com", "user").await;
     let before = api.memory_kib("VmRSS").unwrap_or(0) / 1024;
 
     let held: Vec<TcpStream> =
@@ -135,8 +134,7 @@ async fn with_few_open_files_a_flood_of_connections_takes_none_from_the_database
     let url = format!("http://127.0.0.1:{port}");
     // A connection from before the flood: what it asks needs the database, which must still get connections.
     let account = json!({ "email": "good@example.com", "password": PASSWORD });
-    let answer = client.post(format!("{url}/v1/auth/register")).json(&account).send().await.unwrap();
-    assert_eq!(answer.status(), 201);
+    insert_user(deployment.database.pool(), "good@example.com", "user").await;
 
     let held: Vec<_> =
         stream::iter(0..flood).map(|_| TcpStream::connect(address)).buffer_unordered(100).collect().await;

@@ -4,5 +4,7 @@
 mod engine;
 mod login_flood;
 mod login_timing;
+mod mail_timing;
 mod many_clients;
 mod many_connections;
+mod timing;

@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::{audited, count, mailed_token, mails, operator};
+use super::{audited, count, mails, operator};
 use crate::support::{Answer, PASSWORD, TestApp};
 
 const INVITE: &[(&str, &str)] = &[("SIGNUP", "invite")];
@@ -35,7 +35,7 @@ async fn an_invitation_registers_its_address_once_with_its_role() {
     let app = TestApp::with(INVITE).await;
     register(&app, "ann@example.com", None).await.problem(403, "invitation_required");
     let id = invite(&app, " Ann@Example.com ", "admin").await;
-    let token = mailed_token(&app, "ann@example.com").await;
+    let token = app.mailed_token("ann@example.com").await;
     assert_eq!(status_of(&app, &id).await, "open");
 
     register(&app, "bob@example.com", Some(&token)).await.problem(403, "invalid_invitation");
@@ -57,12 +57,13 @@ async fn an_invitation_registers_its_address_once_with_its_role() {
     assert_eq!(audited(&app, "invitation_created").await, 1);
 }
 
+/// Case A7.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_invitation_makes_one_account_however_many_try_at_once() {
     let app = TestApp::with(INVITE).await;
     let other = app.replica();
     invite(&app, "ann@example.com", "user").await;
-    let token = mailed_token(&app, "ann@example.com").await;
+    let token = app.mailed_token("ann@example.com").await;
     let tries =
         (0..20).map(|i| register(if i % 2 == 0 { &app } else { &other }, "ann@example.com", Some(&token)));
     let answers = join_all(tries).await;
@@ -80,7 +81,7 @@ async fn an_invitation_ends_when_it_is_taken_back_replaced_or_old() {
     let app = TestApp::with(INVITE).await;
     let admin = operator(&app).await;
     let taken_back = invite(&app, "ann@example.com", "user").await;
-    let token = mailed_token(&app, "ann@example.com").await;
+    let token = app.mailed_token("ann@example.com").await;
     let path = format!("/v1/admin/invitations/{taken_back}");
     admin.delete(&path).await.expect(204);
     admin.delete(&path).await.problem(404, "not_found");
@@ -95,9 +96,9 @@ async fn an_invitation_ends_when_it_is_taken_back_replaced_or_old() {
     );
 
     let replaced = invite(&app, "bob@example.com", "user").await;
-    let old = mailed_token(&app, "bob@example.com").await;
+    let old = app.mailed_token("bob@example.com").await;
     let newer = invite(&app, "bob@example.com", "user").await;
-    let new = mailed_token(&app, "bob@example.com").await;
+    let new = app.mailed_token("bob@example.com").await;
     assert_ne!(old, new);
     register(&app, "bob@example.com", Some(&old)).await.problem(403, "invalid_invitation");
     assert_eq!(

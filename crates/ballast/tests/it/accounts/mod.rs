@@ -7,23 +7,21 @@ mod page;
 mod passwords;
 mod races;
 mod sessions;
+mod sign_up;
 mod takeovers;
 
 use serde_json::{Value, json};
-use uuid::Uuid;
 
-use crate::support::{PASSWORD, Persona, TestApp};
+use crate::support::{Persona, TestApp, insert_user};
 
 /// An administrator, also where nobody may register.
 async fn operator(app: &TestApp) -> Persona {
     let email = "operator@example.com";
-    let hash = api::auth::hash_password(PASSWORD).unwrap();
-    let insert = async |c: &mut _| match db::users::find_by_email(c, email).await? {
-        Some(user) => Ok(user),
-        None => db::users::insert(c, Uuid::now_v7(), email, &hash, "admin").await,
-    };
-    app.state.database.call::<_, db::Error>("test", insert).await.unwrap();
-    app.log_in(email).await
+    let find = async |c: &mut _| db::users::find_by_email(c, email).await;
+    if app.state.database.call::<_, db::Error>("test", find).await.unwrap().is_none() {
+        insert_user(app.database.pool(), email, "admin").await;
+    }
+    app.session(email).await
 }
 
 /// Runs what is due, and returns the mails that are there, newest first.
@@ -33,18 +31,10 @@ async fn mails(app: &TestApp) -> Vec<Value> {
     shown["data"].as_array().unwrap().clone()
 }
 
-/// The token of the newest mail to this address.
-async fn mailed_token(app: &TestApp, to: &str) -> String {
-    let mails = mails(app).await;
-    let mail = mails.iter().find(|m| m["to"] == to).unwrap_or_else(|| panic!("no mail to {to}: {mails:?}"));
-    let text = mail["text"].as_str().unwrap();
-    text[text.find("ot_").unwrap()..].chars().take(46).collect()
-}
-
 /// Asks for a mail to reset the password, and returns its token.
 async fn reset_token(app: &TestApp, email: &str) -> String {
     app.anonymous().post("/v1/auth/password/forgot", json!({ "email": email })).await.expect(202);
-    mailed_token(app, email).await
+    app.mailed_token(email).await
 }
 
 async fn login(app: &TestApp, email: &str, password: &str) -> (u16, Value) {

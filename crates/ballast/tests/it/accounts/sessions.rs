@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 
@@ -60,6 +60,28 @@ async fn sessions_are_listed_and_ended_one_by_one_on_every_replica() {
 }
 
 #[tokio::test]
+async fn the_last_use_of_a_session_moves_with_each_refresh() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let other = app.session_of(&user).await;
+    let last_use = async |current: bool| {
+        let listed = sessions(&user).await;
+        let session = listed.iter().find(|s| s["current"] == current).unwrap();
+        session["last_used_at"].as_str().unwrap().parse::<DateTime<Utc>>().unwrap()
+    };
+    let (before, unused) = (last_use(true).await, last_use(false).await);
+    app.advance_clock(TimeDelta::minutes(10));
+    assert_eq!(refresh(&app, &user.refresh_token).await.0, 200);
+    let moved = last_use(true).await - before;
+    assert!(moved >= TimeDelta::minutes(10) && moved < TimeDelta::minutes(20), "{moved}");
+    assert_eq!(last_use(false).await, unused, "the other one was not used");
+    assert_eq!(refresh(&app, &other.refresh_token).await.0, 200);
+    assert!(last_use(false).await > unused);
+    // The most recently used is listed first.
+    assert_eq!(sessions(&user).await[0]["current"], false);
+}
+
+#[tokio::test]
 async fn a_session_that_can_no_longer_be_renewed_is_not_listed() {
     let app = TestApp::start().await;
     let user = app.user().await;
@@ -96,6 +118,7 @@ async fn an_api_key_has_no_say_over_sessions() {
     key.get("/v1/me").await.expect(200);
 }
 
+/// Case A8.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_its_user_ends_loses_its_running_stream() {
     let app = TestApp::with(&[("STREAM_HEARTBEAT", "100ms")]).await;
@@ -124,6 +147,7 @@ async fn a_session_that_its_user_ends_loses_its_running_stream() {
     eventually("the engine is idle", Duration::from_secs(5), async || app.state.ai.open() == 0).await;
 }
 
+/// Case A8.
 #[tokio::test]
 async fn without_redis_an_ended_session_does_nothing_that_matters_and_ends_with_its_token() {
     let app = TestApp::with(&[("REDIS_URL", "redis://127.0.0.1:1")]).await;

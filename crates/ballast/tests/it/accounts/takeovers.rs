@@ -4,8 +4,8 @@ use chrono::TimeDelta;
 use futures_util::future::join_all;
 use serde_json::json;
 
-use super::{audited, count, login, mailed_token, mails, operator, refresh, reset_token};
-use crate::support::{PASSWORD, Persona, TestApp};
+use super::{audited, count, login, mails, operator, refresh, reset_token};
+use crate::support::{PASSWORD, Persona, TestApp, insert_unconfirmed_user};
 
 const NEW: &str = "another password";
 
@@ -40,7 +40,10 @@ async fn what_is_left(app: &TestApp) -> (i64, i64, i64) {
 async fn whoever_registered_with_somebody_elses_address_has_nothing_left_when_its_owner_comes() {
     let app = TestApp::start().await;
     let other = app.replica();
-    let thief = app.user().await;
+    // As accounts were before registration took a mail, and as `ballast user create` makes them.
+    let email = "victim@example.com";
+    insert_unconfirmed_user(app.database.pool(), email, "user").await;
+    let thief = app.session(email).await;
     let key = settle_in(&app, &thief).await;
     key.at(&other).get("/v1/me").await.expect(200);
     assert_eq!(what_is_left(&app).await, (1, 1, 1));
@@ -83,7 +86,7 @@ async fn an_invitation_holds_as_long_as_its_maker_is_an_administrator() {
         admin.post("/v1/admin/invitations", body).await.expect(201);
     };
     invite("ann@example.com").await;
-    let token = mailed_token(&app, "ann@example.com").await;
+    let token = app.mailed_token("ann@example.com").await;
     for (former, back) in [
         (
             "update users set role = 'user' where email = $1",
@@ -109,7 +112,7 @@ async fn an_invitation_holds_as_long_as_its_maker_is_an_administrator() {
     // An account that is gone can have been anybody's.
     let token = {
         invite("carol@example.com").await;
-        mailed_token(&app, "carol@example.com").await
+        app.mailed_token("carol@example.com").await
     };
     execute(&app, "delete from users where email = $1", &admin.email).await;
     register("carol@example.com", &token).await.problem(403, "invalid_invitation");
@@ -161,7 +164,7 @@ async fn a_login_takes_over_no_session_that_was_brought_along() {
     assert_eq!(me["email"], thief.email.as_str(), "the thief's session is the thief's");
 }
 
-/// Neither status nor text nor the headers of the limit differ, up to and past the limit.
+/// Case A9. Neither status nor text nor the headers of the limit differ, up to and past the limit.
 #[tokio::test]
 async fn limits_tell_nobody_whether_there_is_an_account() {
     let app = TestApp::with(&[
@@ -258,15 +261,18 @@ async fn a_hash_of_weaker_parameters_is_renewed_by_the_login_and_locks_nobody_ou
     assert_eq!(audited(&app, "login_failed").await, 2);
 }
 
-/// Token confusion: what is good for one thing is good for nothing else.
+/// Case A1. Token confusion: what is good for one thing is good for nothing else.
 #[tokio::test]
 async fn no_token_opens_what_another_kind_of_token_opens() {
     let app = TestApp::with(&[("RATE_LIMIT_REFRESH", "1000/1h"), ("RATE_LIMIT_SIGNUP", "1000/1h")]).await;
-    let (admin, user) = (operator(&app).await, app.user().await);
+    insert_unconfirmed_user(app.database.pool(), "user@example.com", "user").await;
+    let (admin, user) = (operator(&app).await, app.session("user@example.com").await);
     let invited = "ann@example.com";
     admin.post("/v1/admin/invitations", json!({ "email": invited })).await.expect(201);
-    let invitation = mailed_token(&app, invited).await;
-    let verification = mailed_token(&app, &user.email).await;
+    let invitation = app.mailed_token(invited).await;
+    let resend = user.request(reqwest::Method::POST, "/v1/auth/verify-email/resend");
+    user.send(resend).await.expect(202);
+    let verification = app.mailed_token(&user.email).await;
     let reset = reset_token(&app, &user.email).await;
     let key = app.api_key(&user, &["ai", "jobs"]).await.api_key_text().to_owned();
     let (access, renewal) = (user.token().to_owned(), user.refresh_token.clone());

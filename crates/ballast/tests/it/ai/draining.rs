@@ -67,6 +67,7 @@ async fn a_request_that_waits_for_its_answer_is_told_to_come_again() {
     }
 }
 
+/// Case A8.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_session_loses_its_streams() {
     let app = TestApp::with(&[("STREAM_HEARTBEAT", "100ms")]).await;

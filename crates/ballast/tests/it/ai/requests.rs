@@ -10,6 +10,7 @@ use tokio::{
 use super::{chat, read, whole};
 use crate::support::{Deployment, TestApp, free_port, ready, user_at};
 
+/// Case H5.
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_requests_are_openai_errors_and_never_reach_the_engine() {
     let app = TestApp::with(&[("AI_MAX_BODY_BYTES", "4096")]).await;

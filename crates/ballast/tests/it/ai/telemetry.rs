@@ -3,16 +3,18 @@
 use serde_json::{Value, json};
 
 use super::{S, chat, events};
-use crate::support::{Collector, Deployment, Process, eventually, free_port, metric, ready, user_at};
+use crate::support::{
+    Collector, Deployment, Process, eventually, free_port, insert_user, metric, ready, user_at,
+};
 
 const CHAT: &str = "/v1/chat/completions";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
 
-async fn token(url: &str) -> String {
+async fn token(deployment: &Deployment, url: &str) -> String {
+    insert_user(deployment.database.pool(), "watched@example.com", "user").await;
     let client = reqwest::Client::new();
     let account = json!({"email": "watched@example.com", "password": crate::support::PASSWORD});
-    client.post(format!("{url}/v1/auth/register")).json(&account).send().await.unwrap();
     let answer = client.post(format!("{url}/v1/auth/login")).json(&account).send().await.unwrap();
     answer.json::<Value>().await.unwrap()["access_token"].as_str().unwrap().to_owned()
 }
@@ -38,7 +40,7 @@ async fn one_trace_goes_from_the_client_through_the_api_to_the_engine_and_to_the
     let mut api = deployment.start("api", port, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &otlp)]);
     ready(port).await;
     let url = format!("http://127.0.0.1:{port}");
-    let token = token(&url).await;
+    let token = token(&deployment, &url).await;
     let mut engines = vec![];
     for stream in [true, false] {
         let mut body = chat("[[sim tokens=5]] a private question");
@@ -83,7 +85,7 @@ async fn every_end_of_a_request_has_one_line_in_the_log_and_its_metrics_by_the_n
     let api = deployment.start("api", port, &[("ENGINE_IDLE_TIMEOUT", "300ms")]);
     ready(port).await;
     let url = format!("http://127.0.0.1:{port}");
-    let token = token(&url).await;
+    let token = token(&deployment, &url).await;
     let client = reqwest::Client::new();
     let ask = async |id: &str, body: Value, wish: &str| {
         let request = client.post(format!("{url}{CHAT}")).bearer_auth(&token).json(&body);

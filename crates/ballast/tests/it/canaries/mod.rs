@@ -34,6 +34,22 @@ const S: fn(u64) -> Duration = Duration::from_secs;
 /// Operations that cannot succeed here, each with the reason.
 const WITHOUT_SUCCESS: [(&str, &str); 1] = [("GET /v1/admin/mails", "shows mails in development only")];
 
+/// Commands that say something; each ends with 0.
+const COMMANDS: [&str; 12] = [
+    "keygen",
+    "migrate status",
+    "user create cli@example.com",
+    "user promote cli@example.com",
+    "user demote cli@example.com",
+    "user disable cli@example.com",
+    "user enable cli@example.com",
+    "user list",
+    "credentials status",
+    "jobs queues",
+    "jobs list",
+    "jobs cron",
+];
+
 /// An engine that shows in its errors which credential it was given, as some gateways do.
 async fn telltale_engine() -> String {
     let router = Router::new().fallback(|uri: Uri, headers: HeaderMap| async move {
@@ -162,7 +178,8 @@ async fn no_secret_leaves_through_logs_errors_traces_dumps_or_answers_whatever_i
     let (stores, collector) = (Stores::start().await, Collector::start().await);
     let engine = engine_sim::Sim::start(engine_sim::SimConfig::instant()).await;
     let ports = [free_port(), free_port(), free_port()];
-    let mut world = World::new(format!("http://127.0.0.1:{}", ports[0]));
+    let pool = PgPool::connect(&stores.services.database_url).await.unwrap();
+    let mut world = World::new(format!("http://127.0.0.1:{}", ports[0]), pool.clone());
     let w = &mut world;
 
     let mut vars = deployment_secrets(w, &stores);
@@ -191,12 +208,14 @@ async fn no_secret_leaves_through_logs_errors_traces_dumps_or_answers_whatever_i
     let telltale = telltale_engine().await;
     let engine_url = format!("{}/v1", engine.url());
     vars.push(set("CREDENTIAL_PROVIDERS", &format!("sim={engine_url},telltale={telltale}")));
-    let start = |role: &str, port: u16, engine_url: &str| {
+    // A role, or a command with its arguments.
+    let start = |command: &str, port: u16, engine_url: &str| {
         let port = port.to_string();
+        let arguments: Vec<&str> = command.split(' ').collect();
         let mut all: Vec<(&str, &str)> =
             vars.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         all.extend([("PORT", port.as_str()), ("ENGINE_URL", engine_url)]);
-        Process::start(&[role], &all)
+        Process::start(&arguments, &all)
     };
 
     let mut migrate = start("migrate", 0, "http://127.0.0.1:1/v1");
@@ -209,14 +228,13 @@ async fn no_secret_leaves_through_logs_errors_traces_dumps_or_answers_whatever_i
     for port in ports {
         ready(port).await;
     }
-    let pool = PgPool::connect(&stores.services.database_url).await.unwrap();
     let mut redis = db::redis_client::Client::open(stores.services.redis_url.as_str())
         .unwrap()
         .get_multiplexed_async_connection()
         .await
         .unwrap();
 
-    let people = scenario::every_route_works(w, &pool, &metrics_token).await;
+    let people = scenario::every_route_works(w, &metrics_token).await;
     let document = w.ok(&Who::default(), "GET /openapi.json", &[], Value::Null).await.json();
     let operations = abuse::operations(&document);
     let worked: BTreeSet<String> = w.statuses.keys().cloned().collect();
@@ -249,8 +267,24 @@ async fn no_secret_leaves_through_logs_errors_traces_dumps_or_answers_whatever_i
     for store in [&stores.postgres, &stores.redis] {
         store.set(Mode::Pass);
     }
+    let mut commands = Vec::new();
+    for command in COMMANDS {
+        let mut process = start(command, 0, &engine_url);
+        let (status, _) = process.wait(S(30)).await;
+        assert!(status.success(), "{command}: {}", process.output());
+        commands.push((command, process.output()));
+    }
+    // What a command made and shows once is shown by no other one.
+    let passwords = commands.iter().filter_map(|(_, said)| said.split_once("password: "));
+    for (_, password) in passwords {
+        w.secrets.learn("a password that was shown once", password.trim(), Class::Secret);
+    }
     let in_postgres = stores::postgres(&pool).await;
     let mut outputs = vec![("migrate", migrate.output())];
+    outputs.extend(commands.iter().map(|(command, said)| {
+        let kept = said.lines().filter(|line| !line.starts_with("password: "));
+        (*command, kept.collect::<Vec<_>>().join("\n"))
+    }));
     outputs.extend(doctors.iter().map(|doctor| ("doctor", doctor.output())));
     for (name, process) in &mut roles {
         process.signal(Signal::SIGTERM);
@@ -295,7 +329,7 @@ async fn no_secret_leaves_through_logs_errors_traces_dumps_or_answers_whatever_i
         found.extend(Secrets::tokens_in(text));
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
-    for (name, output) in outputs.iter().filter(|(name, _)| !["migrate", "doctor"].contains(name)) {
+    for (name, output) in outputs.iter().filter(|(name, _)| roles.iter().any(|(role, _)| role == name)) {
         assert_log_lines(name, output, &w.hostile_ids);
     }
 }

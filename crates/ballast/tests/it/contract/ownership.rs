@@ -99,6 +99,7 @@ async fn routes_for_administrators_refuse_everybody_else() {
     }
 }
 
+/// Case A12.
 #[tokio::test]
 async fn api_keys_may_do_what_the_document_says_and_nothing_else_and_without_a_scope_nothing() {
     let world = World::start().await;
@@ -130,7 +131,7 @@ async fn api_keys_may_do_what_the_document_says_and_nothing_else_and_without_a_s
     assert!(may > 5 && may_not > 3, "{may}, {may_not}");
 }
 
-/// Without this the first test could pass because nothing is ever found.
+/// Case H12. Without this the first test could pass because nothing is ever found.
 #[tokio::test]
 async fn what_belongs_to_somebody_answers_to_its_owner_after_others_have_tried() {
     let world = World::start().await;
@@ -161,6 +162,7 @@ async fn what_belongs_to_somebody_answers_to_its_owner_after_others_have_tried()
     assert!(owned.len() >= 2, "{owned:?}");
 }
 
+/// Case H12.
 #[tokio::test]
 async fn no_list_shows_what_belongs_to_somebody_else() {
     let world = World::start().await;

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::Nginx;
-use crate::support::{Answer, PASSWORD, TestApp};
+use crate::support::{Answer, PASSWORD, TestApp, insert_user};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clients_address_reaches_audit_log_and_limits_through_nginx_and_forged_ones_do_not() {
@@ -17,16 +17,18 @@ async fn the_clients_address_reaches_audit_log_and_limits_through_nginx_and_forg
             .header("forwarded", format!("for={forged}"));
         Answer::read(request.send().await.unwrap()).await
     };
-    let account = |i: u8| json!({ "email": format!("edge{i}@example.com"), "password": PASSWORD });
+    let address = |i: u8| json!({ "email": format!("edge{i}@example.com") });
     let mut seen = Vec::new();
     for i in 0..4 {
         // From another address each time, as far as the client's own headers go.
-        seen.push(post("127.0.0.77", "/v1/auth/register", account(i), &format!("10.1.1.{i}")).await.status);
+        seen.push(post("127.0.0.77", "/v1/auth/sign-up", address(i), &format!("10.1.1.{i}")).await.status);
     }
-    assert_eq!(seen, [201, 201, 429, 429]);
-    assert_eq!(post("127.0.0.78", "/v1/auth/register", account(5), "127.0.0.77").await.status, 201);
+    assert_eq!(seen, [202, 202, 429, 429]);
+    assert_eq!(post("127.0.0.78", "/v1/auth/sign-up", address(5), "127.0.0.77").await.status, 202);
 
-    post("127.0.0.79", "/v1/auth/login", account(0), "9.9.9.9").await.expect(200);
+    insert_user(app.database.pool(), "edge@example.com", "user").await;
+    let account = json!({ "email": "edge@example.com", "password": PASSWORD });
+    post("127.0.0.79", "/v1/auth/login", account, "9.9.9.9").await.expect(200);
     let ip: String =
         sqlx::query_scalar("select host(ip) from audit_log where event = 'login' order by id desc limit 1")
             .fetch_one(app.database.pool())

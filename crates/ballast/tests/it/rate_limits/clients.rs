@@ -10,7 +10,7 @@ use test_support::{TestDatabase, test_redis};
 use tower::ServiceExt as _;
 
 use super::{knock, let_through};
-use crate::support::{PASSWORD, Process, TestApp, eventually, free_port};
+use crate::support::{PASSWORD, Process, TestApp, eventually, free_port, insert_user};
 
 const LIMIT: usize = 10;
 
@@ -222,9 +222,11 @@ async fn limits_logs_and_audit_agree_on_who_the_client_is() {
     let ready = async || client.get(url("/readyz")).send().await.is_ok_and(|r| r.status() == 200);
     eventually("the API is ready", std::time::Duration::from_secs(20), ready).await;
     let account = json!({ "email": "ann@example.com", "password": PASSWORD });
-    for path in ["/v1/auth/register", "/v1/auth/login"] {
+    insert_user(database.pool(), "ann@example.com", "user").await;
+    let forgotten = json!({ "email": "ann@example.com" });
+    for (path, body) in [("/v1/auth/login", account), ("/v1/auth/password/forgot", forgotten)] {
         let request = client.post(url(path)).header("x-forwarded-for", "198.51.100.1, 203.0.113.9");
-        let status = request.json(&account).send().await.unwrap().status();
+        let status = request.json(&body).send().await.unwrap().status();
         assert!(status.is_success(), "{path}: {status}");
     }
     let audited: Vec<String> =

@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{S, names, open, rest, some, start, text, until};
-use crate::support::{Deployment, PASSWORD, Persona, free_port, ready, user_at};
+use crate::support::{Deployment, PASSWORD, Persona, free_port, insert_user, ready, user_at};
 
 /// Cases A13 and W1, for runs: the worker is killed in the middle.
 #[tokio::test(flavor = "multi_thread")]
@@ -20,7 +20,7 @@ async fn a_worker_that_is_killed_in_the_middle_of_a_run_is_replaced_and_the_stre
     let client = reqwest::Client::new();
     let [here, there] = [one, two].map(|port| format!("http://127.0.0.1:{port}"));
     let account = json!({ "email": "runner@example.com", "password": PASSWORD });
-    client.post(format!("{here}/v1/auth/register")).json(&account).send().await.unwrap();
+    insert_user(stack.database.pool(), "runner@example.com", "user").await;
     let tokens = client.post(format!("{here}/v1/auth/login")).json(&account).send().await.unwrap();
     let tokens: serde_json::Value = tokens.json().await.unwrap();
     let user = Persona::at_url(&here, tokens["access_token"].as_str().unwrap());

@@ -13,6 +13,7 @@ async fn ticket(user: &Persona, path: &str) -> String {
     url.to_owned()
 }
 
+/// Case A13.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ticket_opens_its_own_run_on_every_replica_as_often_as_its_holder_comes_back() {
     let app = TestApp::start().await;
@@ -43,6 +44,7 @@ async fn a_ticket_opens_its_own_run_on_every_replica_as_often_as_its_holder_come
         .problem(401, "missing_credentials");
 }
 
+/// Case A13.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ticket_is_good_for_nothing_but_its_run_and_ends_with_what_it_came_from() {
     let app = TestApp::with(&[("STREAM_HEARTBEAT", "1s")]).await;
@@ -99,6 +101,7 @@ async fn a_ticket_is_good_for_nothing_but_its_run_and_ends_with_what_it_came_fro
     refused(&their_ticket.replace("tk_", "ot_")).await;
 }
 
+/// Case A13.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ticket_expires_with_the_events_of_its_run() {
     let app = TestApp::with(&[("RUN_STREAM_TTL", "2s")]).await;

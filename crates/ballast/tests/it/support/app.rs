@@ -17,9 +17,7 @@ use serde_json::{Value, json};
 use test_support::{TestDatabase, TestRedis, test_redis};
 use uuid::Uuid;
 
-use super::{Answer, contract};
-
-pub(crate) const PASSWORD: &str = "correct horse battery staple";
+use super::{Answer, PASSWORD, contract, insert_user, mail_to, token_in};
 
 pub(crate) struct TestApp {
     pub(crate) url: String,
@@ -130,24 +128,46 @@ impl TestApp {
         }
     }
 
-    /// A new user, logged in.
+    /// A new user with a session, both made in the database; [`Self::register`] is the way of people.
     pub(crate) async fn user(&self) -> Persona {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let email = format!("user{}@example.com", COUNT.fetch_add(1, Ordering::Relaxed));
-        let body = json!({ "email": email, "password": PASSWORD });
-        self.anonymous().post("/v1/auth/register", body).await.expect(201);
-        self.log_in(&email).await
+        self.somebody("user").await
     }
 
-    /// A new administrator, logged in.
+    /// A new administrator with a session.
     pub(crate) async fn admin(&self) -> Persona {
-        let user = self.user().await;
-        sqlx::query("update users set role = 'admin' where email = $1")
-            .bind(&user.email)
-            .execute(self.database.pool())
-            .await
-            .unwrap();
-        self.log_in(&user.email).await
+        self.somebody("admin").await
+    }
+
+    async fn somebody(&self, role: &str) -> Persona {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let email = format!("user{}@example.com", COUNT.fetch_add(1, Ordering::Relaxed));
+        insert_user(self.database.pool(), &email, role).await;
+        self.session(&email).await
+    }
+
+    /// A session of the account with this address, made in the database.
+    pub(crate) async fn session(&self, email: &str) -> Persona {
+        self.session_of(&Persona { email: email.to_owned(), ..self.anonymous() }).await
+    }
+
+    /// Registers as people do: asks for a mail, and sends its token with a password.
+    pub(crate) async fn register(&self, email: &str, password: &str) -> Answer {
+        let token = self.sign_up_token(email).await;
+        let body = json!({ "email": email, "password": password, "invitation_token": token });
+        self.anonymous().post("/v1/auth/register", body).await
+    }
+
+    /// The token that is mailed to who signs up.
+    pub(crate) async fn sign_up_token(&self, email: &str) -> String {
+        self.anonymous().post("/v1/auth/sign-up", json!({ "email": email })).await.expect(202);
+        self.mailed_token(email).await
+    }
+
+    /// Runs what is due, and returns the token of the newest mail to this address.
+    pub(crate) async fn mailed_token(&self, to: &str) -> String {
+        self.run_pending_jobs().await;
+        let mail = mail_to(self.database.pool(), to).await;
+        token_in(&mail.unwrap_or_else(|| panic!("no mail to {to}")))
     }
 
     pub(crate) async fn log_in(&self, email: &str) -> Persona {
@@ -162,15 +182,20 @@ impl TestApp {
     /// One more session of this user, made in the database: a login without the cost of comparing a password.
     pub(crate) async fn session_of(&self, user: &Persona) -> Persona {
         let mut c = self.database.pool().acquire().await.unwrap();
-        let user_id = db::users::find_by_email(&mut c, &user.email).await.unwrap().unwrap().id;
+        let found = db::users::find_by_email(&mut c, &user.email).await.unwrap().unwrap();
+        let user_id = found.id;
         let (id, refresh) = (Uuid::now_v7(), RefreshSecret::generate().unwrap());
         let created_at = self.clock.now();
-        let expires_at = created_at + TimeDelta::days(30);
+        let [longest, idle] =
+            [self.state.config.auth.session_max_age, self.state.config.auth.refresh_token_ttl]
+                .map(|duration| TimeDelta::from_std(duration).unwrap());
+        let expires_at = created_at + longest;
+        let refresh_expires = created_at + idle.min(longest);
         let ip = [127, 0, 0, 1].into();
         let new = db::sessions::NewSession { id, user_id, created_at, expires_at, user_agent: None, ip };
         db::sessions::insert(&mut c, &new).await.unwrap();
-        db::sessions::insert_refresh_token(&mut c, &refresh.hash(), id, None, expires_at).await.unwrap();
-        let access = self.state.keyring.sign(user_id, id, "user").unwrap();
+        db::sessions::insert_refresh_token(&mut c, &refresh.hash(), id, None, refresh_expires).await.unwrap();
+        let access = self.state.keyring.sign(user_id, id, &found.role).unwrap();
         let session = Persona { refresh_token: refresh.text(), ..user.at(self) };
         session.with_token(&access.token)
     }

@@ -1,5 +1,6 @@
 //! What the tests stand on.
 
+mod accounts;
 mod answer;
 mod app;
 mod certificates;
@@ -10,8 +11,9 @@ mod process;
 mod raw;
 mod receiver;
 
+pub(crate) use accounts::{PASSWORD, insert_unconfirmed_user, insert_user, mail_to, token_in};
 pub(crate) use answer::Answer;
-pub(crate) use app::{PASSWORD, Persona, TestApp};
+pub(crate) use app::{Persona, TestApp};
 pub(crate) use certificates::{Certificates, certificates};
 pub(crate) use collector::Collector;
 pub(crate) use contract::Operation;
