@@ -115,7 +115,7 @@ impl Fault {
         match self {
             Self::Timeout(timer) => timed_out(timer.as_str(), engine),
             Self::Unreachable(error) if error.kind() == io::ErrorKind::TimedOut => {
-                timed_out("connect", engine)
+                timed_out("connect", engine);
             }
             _ => {}
         }

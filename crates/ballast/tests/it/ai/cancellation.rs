@@ -97,12 +97,12 @@ async fn five_hundred_leave(app: &TestApp, together: u64, spread: u64) {
     crate::support::eventually("all permits are back", S(5), async || {
         let streams = (0..together)
             .map(|_| user.post("/v1/chat/completions", chat("[[sim tokens=3 token-interval-ms=50]]")));
-        let refused = join_all(streams).await.into_iter().filter(|answer| answer.status != 200);
-        let refused: Vec<_> = refused.map(|answer| answer.text).collect();
-        refused
-            .first()
-            .inspect(|text| println!("{} of {together} are refused: {text}", refused.len()))
-            .is_none()
+        if join_all(streams).await.iter().all(|answer| answer.status == 200) {
+            return true;
+        }
+        // Those that passed give theirs back a moment after their end.
+        tokio::time::sleep(S(1)).await;
+        false
     })
     .await;
     // Idle connections to the engine are closed soon; none is held by a request that is gone.
