@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, future::join_all, stream};
 use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -98,7 +98,7 @@ async fn one_refresh_token_fifty_times_at_once_on_two_replicas_has_one_child_in_
     // Both are killed and replaced: nothing of this is in a process.
     drop(processes);
     let (_processes, [here, there]) = two_processes(&app).await;
-    for (round, (session, child)) in rounds.iter().enumerate() {
+    let look = async |(round, (session, child)): (usize, &(Persona, String))| {
         let [one, two] = [&here, &there].map(|caller| caller.behind(address(round)));
         let found = family(app.database.pool(), session.session_id()).await;
         assert_eq!(found, (1, 1, false), "round {round}: leaves, children, revoked");
@@ -115,7 +115,8 @@ async fn one_refresh_token_fifty_times_at_once_on_two_replicas_has_one_child_in_
             family(app.database.pool(), session.session_id()).await.2,
             "round {round}: revoked as a whole"
         );
-    }
+    };
+    stream::iter(rounds.iter().enumerate()).for_each_concurrent(10, look).await;
 }
 
 /// What ends a family.

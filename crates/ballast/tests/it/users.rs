@@ -138,7 +138,9 @@ async fn a_disabled_user_is_out_on_every_replica_at_once_and_a_demoted_administr
 #[tokio::test(flavor = "multi_thread")]
 async fn administrators_read_security_events_page_by_page_and_by_user_kind_and_time() {
     let app = TestApp::start().await;
-    let (admin, user) = (app.admin().await, app.user().await);
+    let admin = app.log_in(&app.admin().await.email).await;
+    app.register("ann@example.com", PASSWORD).await.expect(201);
+    let user = app.log_in("ann@example.com").await;
     let before = app.clock.now();
     app.api_key(&user, &["ai"]).await;
     ballast_user(&app, &["promote", &user.email]);
