@@ -24,6 +24,9 @@ const VERSION: &str = "v1";
 const ON_THE_WAY: Duration = Duration::from_millis(25);
 /// Longer than a call to Redis may take.
 const RETURN: Duration = Duration::from_millis(300);
+/// A permit that does not get back counts until its lease ends. A Redis that is only slow for a moment must not cost that.
+const RETURNS_AGAIN: usize = 3;
+const PAUSE_BEFORE_AGAIN: Duration = Duration::from_millis(500);
 
 /// Decides who may pass. Clones share everything.
 #[derive(Debug, Clone)]
@@ -114,14 +117,27 @@ impl Limiter {
         }
         let limiter = self.clone();
         async move {
-            limiter.settle_in_redis(&settlement).await;
+            let mut settled = limiter.settle_in_redis(&settlement).await;
+            // Giving a permit back may be done twice, correcting a charge may not.
+            let again = Settlement { corrections: Vec::new(), ..settlement.clone() };
+            for _ in 0..RETURNS_AGAIN {
+                if settled || again.permit.is_none() {
+                    break;
+                }
+                tokio::time::sleep(PAUSE_BEFORE_AGAIN).await;
+                settled = limiter.settle_in_redis(&again).await;
+            }
+            if !settled {
+                metrics::counter!("settlements_lost_total").increment(1);
+            }
             if let Some(permit) = &settlement.permit {
                 limiter.local.permits.forget(permit);
             }
         }
     }
 
-    async fn settle_in_redis(&self, settlement: &Settlement) {
+    /// False when Redis was not reached.
+    async fn settle_in_redis(&self, settlement: &Settlement) -> bool {
         let mut call = SETTLE.prepare_invoke();
         let mut ops = 0;
         let corrections = if settlement.local { &[][..] } else { &settlement.corrections };
@@ -142,9 +158,7 @@ impl Limiter {
             call.key(self.permit_key(&permit.subject)).arg("sem").arg(permit.limit).arg(0).arg(&permit.id);
             ops += 1;
         }
-        if ops > 0 && self.redis.call_hot(async |c| call.invoke_async::<i64>(c).await).await.is_err() {
-            metrics::counter!("settlements_lost_total").increment(1);
-        }
+        ops == 0 || self.redis.call_hot(async |c| call.invoke_async::<i64>(c).await).await.is_ok()
     }
 
     /// From now on another process holds this permit: here it does not count any more.
