@@ -218,7 +218,8 @@ pub async fn void_sign_ups(c: &mut PgConnection, email: &str, except_job: i64) -
     Ok(())
 }
 
-/// How many other jobs mailed this address a sign-up token since `since`.
+/// How many other jobs mailed this address a sign-up token since `since`. It finds them by the index over users: sign-ups are those
+/// without one, and no more than a day of them is there.
 pub async fn count_sign_ups(
     c: &mut PgConnection,
     email: &str,

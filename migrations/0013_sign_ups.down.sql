@@ -1,2 +1,0 @@
--- no-transaction
-drop index concurrently if exists one_time_token_email;
