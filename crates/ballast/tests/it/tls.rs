@@ -15,7 +15,7 @@ use tokio_rustls::{
 
 use crate::ai::{chat, open, read, whole};
 use crate::support::{
-    Certificates, Deployment, Process, TestApp, certificates, eventually, free_port, ready, user_at,
+    Certificates, Deployment, Process, TestApp, certificates, eventually, free_port, ready,
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -181,7 +181,7 @@ async fn streams_of_an_engine_pass_over_tls_and_its_connection_is_used_again() {
     let port = free_port();
     let _api = stack.start("api", port, &[("ENGINE_URL", &engine), ("SSL_CERT_FILE", ca.to_str().unwrap())]);
     ready(port).await;
-    let user = user_at(port).await;
+    let user = stack.user_at(port).await;
 
     // One connection for the questions, and perhaps one for the health check.
     let long = chat("[[sim tokens=400 chunk-bytes=4096]] 漢字😀");

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{chat, read, whole};
-use crate::support::{Deployment, TestApp, free_port, ready, user_at};
+use crate::support::{Deployment, TestApp, free_port, ready};
 
 /// Case H5.
 #[tokio::test(flavor = "multi_thread")]
@@ -124,7 +124,7 @@ async fn no_proxy_of_the_environment_sees_a_request_to_the_engine() {
     let port = free_port();
     let _api = deployment.start("api", port, &vars);
     ready(port).await;
-    let user = user_at(port).await;
+    let user = deployment.user_at(port).await;
     assert!(read(&user, "/v1/chat/completions", chat("x")).await.contains("[DONE]"));
     user.get("/v1/models").await.expect(200);
     assert!(deployment.engine.stats().requests_total >= 2);

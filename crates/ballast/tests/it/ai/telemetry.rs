@@ -3,9 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{S, chat, events};
-use crate::support::{
-    Collector, Deployment, Process, eventually, free_port, insert_user, metric, ready, user_at,
-};
+use crate::support::{Collector, Deployment, Process, eventually, free_port, insert_user, metric, ready};
 
 const CHAT: &str = "/v1/chat/completions";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -186,7 +184,7 @@ async fn a_run_has_its_trace_its_line_in_the_log_and_its_metrics_too() {
     let worker = deployment.start("worker", worker_port, &otlp);
     ready(port).await;
     ready(worker_port).await;
-    let user = user_at(port).await;
+    let user = deployment.user_at(port).await;
     let body = json!({"model": "sim-small", "messages": [{"role": "user", "content": "[[sim tokens=7]]"}]});
     let request = user.request(reqwest::Method::POST, "/v1/runs").json(&body);
     let request = request.header("traceparent", format!("00-{TRACE}-{CALLER}-01"));
@@ -248,7 +246,7 @@ async fn each_time_that_is_up_is_counted_under_its_name_and_so_is_one_that_anoth
         ],
     );
     ready(port).await;
-    let user = user_at(port).await;
+    let user = deployment.user_at(port).await;
     let counted = async |timeout: &str, engine: &str| {
         let labels = format!(r#"timeout="{timeout}",engine="{engine}""#);
         metric(port, "ai_engine_timeouts_total", &labels).await as u64

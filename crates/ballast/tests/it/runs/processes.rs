@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{S, names, open, rest, some, start, text, until};
-use crate::support::{Deployment, PASSWORD, Persona, free_port, insert_user, ready, user_at};
+use crate::support::{Deployment, PASSWORD, Persona, free_port, insert_user, ready};
 
 /// Cases A13 and W1, for runs: the worker is killed in the middle.
 #[tokio::test(flavor = "multi_thread")]
@@ -80,7 +80,7 @@ async fn a_worker_that_is_replaced_in_the_middle_of_a_run_hands_it_to_the_next_o
     let mut worker = stack.start("worker", first, &quick);
     ready(port).await;
     ready(first).await;
-    let user = user_at(port).await;
+    let user = stack.user_at(port).await;
 
     let path = start(&user, "[[sim tokens=80 token-interval-ms=100]]").await;
     let mut viewer = open(&user, &path, None).await;

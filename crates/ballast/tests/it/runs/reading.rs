@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use test_support::OwnServices;
 
 use super::{S, names, open, parse, read, rest, some, start, state, text, until, usage};
-use crate::support::{Deployment, TestApp, eventually, free_port, metric, ready, user_at};
+use crate::support::{Deployment, TestApp, eventually, free_port, metric, ready};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_made_by_a_worker_and_read_from_its_begin_as_often_as_one_likes() {
@@ -196,7 +196,7 @@ async fn five_hundred_viewers_that_leave_leave_nothing_behind() {
     ];
     let _api = stack.start("api", port, &limits);
     ready(port).await;
-    let user = user_at(port).await;
+    let user = stack.user_at(port).await;
     // No worker is there: it waits, and so do its viewers.
     let path = start(&user, "x").await;
     let mut redis = stack.redis.connection().await;

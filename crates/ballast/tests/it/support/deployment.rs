@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use test_support::{TestDatabase, TestRedis, test_redis};
 
-use super::{PASSWORD, Persona, Process, eventually};
+use super::{PASSWORD, Persona, Process, eventually, insert_user};
 
 /// What the processes share.
 pub(crate) struct Deployment {
@@ -18,6 +18,17 @@ impl Deployment {
     pub(crate) async fn new() -> Self {
         let (database, redis) = tokio::join!(TestDatabase::create(), test_redis());
         Self { database, redis, engine: engine_sim::Sim::start(engine_sim::SimConfig::instant()).await }
+    }
+
+    /// A new user, logged in at the process on this port.
+    pub(crate) async fn user_at(&self, port: u16) -> Persona {
+        insert_user(self.database.pool(), "user@example.com", "user").await;
+        let url = format!("http://127.0.0.1:{port}");
+        let login = json!({ "email": "user@example.com", "password": PASSWORD });
+        let client = reqwest::Client::new();
+        let tokens = client.post(format!("{url}/v1/auth/login")).json(&login).send().await.unwrap();
+        let tokens: Value = tokens.json().await.unwrap();
+        Persona::at_url(&url, tokens["access_token"].as_str().unwrap())
     }
 
     /// A process of this role, with `more` on top of what every process has; the last word on a variable counts.
@@ -66,15 +77,4 @@ pub(crate) async fn metric(port: u16, name: &str, labels: &str) -> f64 {
     let text = reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await.unwrap().text().await.unwrap();
     let lines = text.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(labels));
     lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
-}
-
-/// A new user at the process on this port, logged in.
-pub(crate) async fn user_at(port: u16) -> Persona {
-    let url = format!("http://127.0.0.1:{port}");
-    let client = reqwest::Client::new();
-    let account = json!({ "email": "user@example.com", "password": PASSWORD });
-    client.post(format!("{url}/v1/auth/register")).json(&account).send().await.unwrap();
-    let tokens = client.post(format!("{url}/v1/auth/login")).json(&account).send().await.unwrap();
-    let tokens: Value = tokens.json().await.unwrap();
-    Persona::at_url(&url, tokens["access_token"].as_str().unwrap())
 }

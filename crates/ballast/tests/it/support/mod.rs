@@ -17,7 +17,7 @@ pub(crate) use app::{Persona, TestApp};
 pub(crate) use certificates::{Certificates, certificates};
 pub(crate) use collector::Collector;
 pub(crate) use contract::Operation;
-pub(crate) use deployment::{Deployment, metric, ready, user_at};
+pub(crate) use deployment::{Deployment, metric, ready};
 pub(crate) use process::{Process, free_port};
 pub(crate) use raw::{exchange, exchange_from, read};
 pub(crate) use receiver::Receiver;
