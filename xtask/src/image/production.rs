@@ -220,6 +220,10 @@ impl<'a> Production<'a> {
     }
 
     pub(super) fn docker_compose(&self, arguments: &[&str]) -> Result<Output> {
+        output_within(&mut self.docker_compose_command(arguments), Duration::from_secs(120))
+    }
+
+    fn docker_compose_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("docker");
         command.current_dir(self.compose.root()).envs(self.variables());
         command
@@ -227,7 +231,7 @@ impl<'a> Production<'a> {
             .arg(self.dir.join("env"))
             .args(["--file", "docker-compose.prod.yml"]);
         command.args(["--profile", "edge", "--profile", "green", "--profile", "migrate"]).args(arguments);
-        output_within(&mut command, Duration::from_secs(120))
+        command
     }
 
     pub(super) fn sql(&self, statement: &str) -> Result<()> {
@@ -289,13 +293,7 @@ impl<'a> Production<'a> {
         let post = |path: &str, headers: &[(&str, &str)], body: &str| {
             http::request(self.http, "POST", path, headers, body)
         };
-        let registered = post("/v1/auth/register", &[], &credentials)?;
-        ensure!(
-            registered.status == 201,
-            "the registration is answered with {}:\n{}",
-            registered.status,
-            registered.body
-        );
+        self.make_account()?;
         let login = post("/v1/auth/login", &[], &credentials)?;
         let token =
             string_field(&login.body, "access_token").with_context(|| format!("no token: {}", login.body))?;
@@ -303,6 +301,19 @@ impl<'a> Production<'a> {
         let key =
             post("/v1/api-keys", &[("authorization", &authorization)], r#"{"name":"load","scopes":["ai"]}"#)?;
         string_field(&key.body, "key").with_context(|| format!("no key: {}", key.body))
+    }
+
+    /// With the address confirmed: nobody reads mails here.
+    fn make_account(&self) -> Result<()> {
+        let program = "/usr/local/bin/ballast";
+        let create =
+            ["exec", "-T", "worker", program, "user", "create", EMAIL, "--verified", "--password-stdin"];
+        let file = self.dir.join("password");
+        fs::write(&file, PASSWORD).context("cannot write the password")?;
+        let mut command = self.docker_compose_command(&create);
+        let made = command.stdin(fs::File::open(&file)?).output()?;
+        ensure!(made.status.success(), "no account was made: {}", said(&made));
+        Ok(())
     }
 
     /// What the engine was told of the containers, not what the file says.

@@ -141,7 +141,8 @@ impl TestApp {
     async fn somebody(&self, role: &str) -> Persona {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let email = format!("user{}@example.com", COUNT.fetch_add(1, Ordering::Relaxed));
-        insert_user(self.database.pool(), &email, role).await;
+        // The one that the API asks, which may be another than this test's.
+        insert_user(self.state.database.pool(), &email, role).await;
         self.session(&email).await
     }
 
@@ -181,7 +182,7 @@ impl TestApp {
 
     /// One more session of this user, made in the database: a login without the cost of comparing a password.
     pub(crate) async fn session_of(&self, user: &Persona) -> Persona {
-        let mut c = self.database.pool().acquire().await.unwrap();
+        let mut c = self.state.database.pool().acquire().await.unwrap();
         let found = db::users::find_by_email(&mut c, &user.email).await.unwrap().unwrap();
         let user_id = found.id;
         let (id, refresh) = (Uuid::now_v7(), RefreshSecret::generate().unwrap());
