@@ -56,7 +56,7 @@ fn production_is_accepted_when_everything_is_set() {
         (&limits.signup, "5/1h"),
         (&limits.ai_requests, "60/1m"),
         (&limits.ai_tokens, "100000/1m"),
-        (&limits.ai_tokens_daily, "1000000/1d"),
+        (&limits.ai_tokens_daily, "1000000/1day"),
         (&limits.user_jobs, "20/1h"),
     ];
     for (rate, wanted) in rates {
