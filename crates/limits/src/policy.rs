@@ -109,7 +109,7 @@ pub struct Policies {
     pub login: Policy,
     /// Refresh tokens and one-time tokens that are presented, per address.
     pub refresh: Policy,
-    /// Registrations, per address.
+    /// Sign-ups, per address.
     pub signup: Policy,
     /// Mails with one-time tokens that are asked for, per address and account.
     pub account_mail: Policy,

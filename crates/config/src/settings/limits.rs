@@ -17,7 +17,7 @@ pub struct LimitsConfig {
     pub login: Rate,
     /// Refresh tokens and one-time tokens presented, per address.
     pub refresh: Rate,
-    /// Registrations, per address.
+    /// Sign-ups, per address.
     pub signup: Rate,
     /// Mails with one-time tokens, per address and account.
     pub account_mail: Rate,
