@@ -37,7 +37,12 @@ async fn boom() -> &'static str {
 
 async fn boom_later() -> Body {
     let parts = [Ok::<_, std::io::Error>("begun")];
-    Body::from_stream(stream::iter(parts).chain(stream::once(async { panic!("the secret is hunter2") })))
+    let later = stream::once(async {
+        // What came before is with the client by then.
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        panic!("the secret is hunter2")
+    });
+    Body::from_stream(stream::iter(parts).chain(later))
 }
 
 /// Case H9, panics: over a real socket, in a handler and in a body.
