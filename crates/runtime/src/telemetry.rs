@@ -295,7 +295,10 @@ fn scrub_value(key: &str, value: &mut Value) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::{
+        fmt::Write as _,
+        sync::{Arc, Mutex},
+    };
 
     use super::*;
 
@@ -307,7 +310,7 @@ mod tests {
         fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
             let mut text = event.metadata().level().to_string();
             event.record(&mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
-                text += &format!(" {field}={value:?}");
+                let _ = write!(text, " {field}={value:?}");
             });
             self.0.lock().unwrap().push(text);
         }
