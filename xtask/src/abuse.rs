@@ -15,8 +15,11 @@ use crate::{cargo, interrupts};
 
 const MODULES: [&str; 2] = ["abuse::", "faults::"];
 /// And these, of modules whose other tests have nothing to gain.
-const CASES: [&str; 2] =
-    ["releases::a_termination_under_load", "shutdown::a_second_signal_ends_it_within_a_second"];
+const CASES: [&str; 3] = [
+    "releases::a_termination_under_load",
+    "shutdown::a_second_signal_ends_it_within_a_second",
+    "processes::a_process_killed_in_the_middle_of_a_job",
+];
 
 const EXAMPLES: &str = "\
 Examples:

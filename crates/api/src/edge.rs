@@ -81,7 +81,7 @@ pub async fn layer(State(state): State<AppState>, mut request: Request, next: Ne
     }
     runtime::trace_context::identify(&span);
     let mut response = async {
-        let answer = answer(&state, request, next);
+        let answer = answer(&state, matched.as_ref().map(MatchedPath::as_str), client, request, next);
         let answer = AssertUnwindSafe(answer).catch_unwind().await;
         // The panic itself is in the log, see `runtime::Telemetry`.
         let mut response = answer.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response());
@@ -117,21 +117,30 @@ pub async fn layer(State(state): State<AppState>, mut request: Request, next: Ne
 }
 
 /// Past CORS, which answers preflights by itself and marks every other answer.
-async fn answer(state: &AppState, request: Request, next: Next) -> Response {
-    let Some(cors) = &state.cors else { return admit(state, request, next).await };
+async fn answer(
+    state: &AppState,
+    route: Option<&str>,
+    client: ClientIp,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Some(cors) = &state.cors else { return admit(state, route, client, request, next).await };
     let inner = tower::service_fn(|request| {
         let next = next.clone();
-        async { Ok::<_, Infallible>(admit(state, request, next).await) }
+        async { Ok::<_, Infallible>(admit(state, route, client, request, next).await) }
     });
     cors.layer(inner).oneshot(request).await.unwrap_or_else(|never| match never {})
 }
 
 /// Past the shield and the gate.
-async fn admit(state: &AppState, mut request: Request, next: Next) -> Response {
-    let matched = request.extensions().get::<MatchedPath>().cloned();
-    let route = matched.as_ref().map(MatchedPath::as_str);
-    let client = request.extensions().get::<ClientIp>().copied();
-    if let Some(client) = client.filter(|_| !route.is_some_and(|route| QUIET.contains(&route)))
+async fn admit(
+    state: &AppState,
+    route: Option<&str>,
+    client: ClientIp,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if !route.is_some_and(|route| QUIET.contains(&route))
         && let Err(error) = state.shield.pass(client)
     {
         return error.into_response();

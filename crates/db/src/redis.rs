@@ -21,7 +21,7 @@ use deadpool_redis::{
     Manager, Pool, Runtime,
     redis::{AsyncConnectionConfig, RedisResult, aio::MultiplexedConnection},
 };
-use runtime::Breaker;
+use runtime::{Breaker, Counted};
 use secrecy::ExposeSecret as _;
 
 const CREATE: Duration = Duration::from_millis(200);
@@ -185,7 +185,7 @@ impl Redis {
         if !breaker.allows() {
             return Err(RedisError::Open);
         }
-        let in_flight = InFlight::begin();
+        let in_flight = Counted::in_gauge(metrics::gauge!("redis_calls_in_flight"));
         let result = tokio::time::timeout(CALL, call).await.unwrap_or(Err(RedisError::Timeout));
         drop(in_flight);
         match &result {
@@ -235,20 +235,4 @@ impl Redis {
 fn is_about_the_call(error: &deadpool_redis::redis::RedisError) -> bool {
     let elsewhere = ["READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM"];
     !error.is_unrecoverable_error() && !error.is_timeout() && !elsewhere.contains(&error.code().unwrap_or(""))
-}
-
-/// Counts a call in the gauge `redis_calls_in_flight` for as long as it lives. A dropped call is over, too.
-struct InFlight;
-
-impl InFlight {
-    fn begin() -> Self {
-        metrics::gauge!("redis_calls_in_flight").increment(1);
-        Self
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        metrics::gauge!("redis_calls_in_flight").decrement(1);
-    }
 }

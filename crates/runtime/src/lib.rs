@@ -16,6 +16,7 @@
 pub mod backoff;
 mod breaker;
 mod clock;
+mod counted;
 mod json_log;
 mod lifecycle;
 mod process;
@@ -28,6 +29,7 @@ pub use breaker::Breaker;
 pub use clock::Clock;
 // What a `Lifecycle` is made of, for those who need nothing else of the configuration.
 pub use config::ShutdownConfig;
+pub use counted::Counted;
 pub use lifecycle::{Lifecycle, Phase};
 pub use run::run;
 pub use telemetry::{MetricsHandle, Telemetry};

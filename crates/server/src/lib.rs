@@ -38,7 +38,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use config::HttpConfig;
-use runtime::{Lifecycle, Phase};
+use runtime::{Counted, Lifecycle, Phase};
 use tokio::net::TcpListener;
 
 use room::Room;
@@ -46,22 +46,6 @@ use room::Room;
 /// The address of the socket's other end, in every request's extensions. Behind a proxy this is the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
-
-/// Counts a connection for as long as it lives, also when its task panics.
-struct Counted;
-
-impl Counted {
-    fn begin() -> Self {
-        metrics::gauge!("http_connections").increment(1);
-        Self
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        metrics::gauge!("http_connections").decrement(1);
-    }
-}
 
 /// Serves `router` on `listener` until the lifecycle reaches [`Phase::Closing`]; then no connection is accepted, idle ones
 /// are closed, and those with a request under way are closed after its answer. Connections still open at
@@ -90,7 +74,7 @@ pub async fn serve(listener: TcpListener, router: Router, config: HttpConfig, li
                     place.activity.clone(),
                 );
                 lifecycle.spawn_task(async move {
-                    let _counted = Counted::begin();
+                    let _counted = Counted::in_gauge(metrics::gauge!("http_connections"));
                     connection.await;
                     drop(place);
                 });

@@ -72,8 +72,10 @@ impl Load {
 
     /// Waits for what is under way; an error when anything failed.
     pub(super) fn end(self) -> Result<Served> {
+        let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
         self.stop.store(true, Ordering::Relaxed);
-        let seconds = self.started.elapsed().as_secs_f64();
+        // Before the streams under way end, which takes seconds without a request.
+        let rate = count(&self.tally.requests) as f64 / self.started.elapsed().as_secs_f64();
         for thread in self.threads {
             let _ = thread.join();
         }
@@ -84,12 +86,11 @@ impl Load {
             failures.len(),
             failures.iter().take(TOLD).cloned().collect::<Vec<_>>().join("\n  ")
         );
-        let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
         Ok(Served {
             requests: count(&self.tally.requests),
             streams: count(&self.tally.streams),
             drained: count(&self.tally.drained),
-            rate: count(&self.tally.requests) as f64 / seconds,
+            rate,
         })
     }
 }

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, fmt::Write as _, sync::Arc, time::Duration};
 use ::runs::{Entry, EventId, Kind, Place, Ticket};
 use bytes::Bytes;
 use db::{RedisError, runs::Run};
-use runtime::Phase;
+use runtime::{Counted, Phase};
 use serde_json::json;
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
@@ -73,6 +73,7 @@ pub(super) struct Viewer {
     is_over: bool,
     look_at: Instant,
     heartbeat_at: Instant,
+    _counted: Counted,
 }
 
 impl Viewer {
@@ -84,7 +85,6 @@ impl Viewer {
         run: Uuid,
         since: Since,
     ) -> Self {
-        metrics::gauge!("run_viewers").increment(1);
         let heartbeat_at = Instant::now() + state.config.ai.heartbeat;
         let (position, seen) = match since {
             Since::After(id) => (Some(id), Seen::Unknown),
@@ -108,6 +108,7 @@ impl Viewer {
             is_over: false,
             look_at: Instant::now(),
             heartbeat_at,
+            _counted: Counted::in_gauge(metrics::gauge!("run_viewers")),
         }
     }
 
@@ -238,12 +239,6 @@ impl Viewer {
         self.heartbeat_at = Instant::now() + self.state.config.ai.heartbeat;
         self.permit.renew().await;
         Bytes::from_static(b": ping\n\n")
-    }
-}
-
-impl Drop for Viewer {
-    fn drop(&mut self) {
-        metrics::gauge!("run_viewers").decrement(1);
     }
 }
 

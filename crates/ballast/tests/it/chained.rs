@@ -1,20 +1,14 @@
 //! One Ballast as the engine of another: how a team shares one (docs/team.md).
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::{Deployment, PASSWORD, free_port, insert_user, ready};
+use crate::support::{Deployment, free_port, ready};
 
 /// Logs somebody new in, who makes a key for AI.
-async fn key(deployment: &Deployment, port: u16, email: &str) -> String {
-    insert_user(deployment.database.pool(), email, "user").await;
-    let client = reqwest::Client::new();
-    let url = |path: &str| format!("http://127.0.0.1:{port}{path}");
-    let account = json!({ "email": email, "password": PASSWORD });
-    let login = client.post(url("/v1/auth/login")).json(&account).send().await.unwrap();
-    let token = login.json::<Value>().await.unwrap()["access_token"].as_str().unwrap().to_owned();
+async fn key(deployment: &Deployment, port: u16) -> String {
     let wanted = json!({ "name": "engine", "scopes": ["ai"] });
-    let made = client.post(url("/v1/api-keys")).bearer_auth(token).json(&wanted).send().await.unwrap();
-    made.json::<Value>().await.unwrap()["key"].as_str().unwrap().to_owned()
+    let made = deployment.user_at(port).await.post("/v1/api-keys", wanted).await.expect(201).json();
+    made["key"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -23,11 +17,11 @@ async fn a_ballast_is_the_engine_of_another() {
     let (shared_port, port) = (free_port(), free_port());
     let _shared = shared.start("api", shared_port, &[]);
     ready(shared_port).await;
-    let engine_key = key(&shared, shared_port, "developer@example.com").await;
+    let engine_key = key(&shared, shared_port).await;
     let engine = format!("http://127.0.0.1:{shared_port}/v1");
     let _own = own.start("api", port, &[("ENGINE_URL", &engine), ("ENGINE_API_KEY", &engine_key)]);
     ready(port).await;
-    let mine = key(&own, port, "me@example.com").await;
+    let mine = key(&own, port).await;
     let client = reqwest::Client::new();
     let chat = async |model: &str, stream: bool| {
         let body =

@@ -12,7 +12,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-use crate::support::{Deployment, PASSWORD, eventually, free_port, insert_user, metric, ready};
+use crate::support::{Deployment, eventually, free_port, metric, ready};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -157,11 +157,7 @@ async fn slow_clients_are_closed_in_time_and_nobody_else_notices() {
     ready(port).await;
     let (address, url) = (SocketAddr::from(([127, 0, 0, 1], port)), format!("http://127.0.0.1:{port}"));
     let client = reqwest::Client::builder().timeout(S(10)).build().unwrap();
-    let account = json!({ "email": "slow@example.com", "password": PASSWORD });
-    insert_user(deployment.database.pool(), "slow@example.com", "user").await;
-    let answer = client.post(format!("{url}/v1/auth/login")).json(&account).send().await.unwrap();
-    let token =
-        answer.json::<serde_json::Value>().await.unwrap()["access_token"].as_str().unwrap().to_owned();
+    let token = deployment.user_at(port).await.token().to_owned();
 
     let good = async {
         let mut served = 0;

@@ -7,9 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use test_support::{TestDatabase, test_redis};
 
-use crate::support::{
-    Collector, Deployment, PASSWORD, Process, TestApp, eventually, free_port, insert_user, metric, ready,
-};
+use crate::support::{Collector, Deployment, Process, TestApp, eventually, free_port, metric, ready};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 const CANARY: &str = "canary-5b1f-secret";
@@ -172,11 +170,7 @@ async fn a_sentry_that_refuses_is_silent_or_gone_costs_no_request_time_and_no_me
         ready(port).await;
         let url = format!("http://127.0.0.1:{port}");
         if token.is_empty() {
-            let account = json!({ "email": "a@example.com", "password": PASSWORD });
-            insert_user(deployment.database.pool(), "a@example.com", "user").await;
-            let login = client.post(format!("{url}/v1/auth/login")).json(&account).send().await.unwrap();
-            let body: Value = login.json().await.unwrap();
-            body["access_token"].as_str().unwrap().clone_into(&mut token);
+            deployment.user_at(port).await.token().clone_into(&mut token);
             // From now on every look at the user is an error of ours.
             sqlx::query("alter table users rename to gone")
                 .execute(deployment.database.pool())

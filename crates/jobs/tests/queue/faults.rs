@@ -6,10 +6,7 @@ use jobs::{JobContext, JobError, JobState, Settings};
 use sqlx::Connection as _;
 use test_support::{FaultProxy, Mode};
 
-use crate::{
-    common::{Bench, MS, Task, end, eventually, in_full, life, pool, quick, short_lease, worker_at},
-    processes::{self, LONG_MS, Process, SHORT_MS, deed, of_job, until},
-};
+use crate::common::{Bench, MS, Task, end, eventually, life, pool, quick, short_lease, worker_at};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_whose_connection_is_terminated_listens_again() {
@@ -360,27 +357,4 @@ async fn a_worker_that_starts_before_its_database_waits_for_it() {
     bench.until(id, JobState::Completed).await;
     assert!(handle.last_claim_age().unwrap() < Duration::from_secs(5));
     end(&life).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_process_killed_in_the_middle_of_a_job_has_it_run_again_when_its_lease_is_over() {
-    // In full with the lease that there is when nobody says otherwise.
-    let lease_ms = if in_full() { Settings::default().lease.as_millis() as u64 } else { SHORT_MS };
-    let bench = processes::bench().await;
-    let mut first = Process::start(&bench, lease_ms, &[]);
-    let id = deed(&bench, "work", 1_000).await;
-    until(&bench, "began", id, 1).await;
-    first.kill_9();
-    let killed = Instant::now();
-    let _second = Process::start(&bench, LONG_MS, &[]);
-    until(&bench, "began", id, 2).await;
-    // It was renewed a third of it before the kill, and when it is lost its jobs are at two thirds: at least so much is left.
-    let again = killed.elapsed();
-    assert!(again > MS(lease_ms / 3), "not while the lease held: {again:?}");
-    println!("killed, and run again after {again:?} with a lease of {lease_ms} ms");
-    assert!(!in_full() || again <= MS(40_000), "{again:?}");
-    let job = bench.until(id, JobState::Completed).await;
-    assert_eq!((job.attempt, job.errors.len()), (2, 1), "the attempt that died is counted: {job:?}");
-    assert_eq!(job.errors[0].error, "the worker was lost");
-    assert_eq!(of_job(&bench, "effect", id).await, 1);
 }

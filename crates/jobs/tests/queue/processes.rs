@@ -5,24 +5,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jobs::{EnqueueOptions, JobId, JobState};
+use jobs::{EnqueueOptions, JobId, JobState, Settings};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde_json::json;
 
-use crate::common::{Bench, MS, eventually};
+use crate::common::{Bench, MS, eventually, in_full};
 
 /// Leases of those that are killed or paused, and of those that must keep theirs on a busy machine.
-pub(crate) const SHORT_MS: u64 = 5_000;
-pub(crate) const LONG_MS: u64 = 30_000;
+const SHORT_MS: u64 = 5_000;
+const LONG_MS: u64 = 30_000;
 
 /// A running `test_worker` (crates/jobs/src/bin); killed when it goes out of scope.
-pub(crate) struct Process(Child);
+struct Process(Child);
 
 impl Process {
-    pub(crate) fn start(bench: &Bench, lease_ms: u64, cron: &[&str]) -> Self {
+    fn start(bench: &Bench, lease_ms: u64, cron: &[&str]) -> Self {
         Self::with(bench, lease_ms, cron, &[])
     }
 
@@ -37,7 +37,7 @@ impl Process {
         kill(Pid::from_raw(self.0.id().cast_signed()), signal).unwrap();
     }
 
-    pub(crate) fn kill_9(&mut self) {
+    fn kill_9(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -53,7 +53,7 @@ impl Drop for Process {
     }
 }
 
-pub(crate) async fn bench() -> Bench {
+async fn bench() -> Bench {
     let bench = Bench::new().await;
     bench
         .execute(
@@ -70,7 +70,7 @@ async fn enqueue(bench: &Bench, deed: serde_json::Value, options: EnqueueOptions
     jobs::enqueue_raw(&mut bench.conn().await, "deed", deed, options).await.unwrap().id()
 }
 
-pub(crate) async fn deed(bench: &Bench, what: &str, ms: u64) -> JobId {
+async fn deed(bench: &Bench, what: &str, ms: u64) -> JobId {
     let options = EnqueueOptions {
         max_attempts: Some(1_000),
         timeout: Some(Duration::from_secs(120)),
@@ -79,13 +79,36 @@ pub(crate) async fn deed(bench: &Bench, what: &str, ms: u64) -> JobId {
     enqueue(bench, json!({ "what": what, "ms": ms }), options).await
 }
 
-pub(crate) async fn of_job(bench: &Bench, table: &str, id: JobId) -> i64 {
+async fn of_job(bench: &Bench, table: &str, id: JobId) -> i64 {
     let sql = sqlx::AssertSqlSafe(format!("select count(*) from {table} where job = $1"));
     sqlx::query_scalar(sql).bind(id).fetch_one(&bench.pool).await.unwrap()
 }
 
-pub(crate) async fn until(bench: &Bench, table: &str, id: JobId, rows: i64) {
+async fn until(bench: &Bench, table: &str, id: JobId, rows: i64) {
     eventually(table, async || of_job(bench, table, id).await >= rows).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_killed_in_the_middle_of_a_job_has_it_run_again_when_its_lease_is_over() {
+    // In full with the lease that there is when nobody says otherwise.
+    let lease_ms = if in_full() { Settings::default().lease.as_millis() as u64 } else { SHORT_MS };
+    let bench = bench().await;
+    let mut first = Process::start(&bench, lease_ms, &[]);
+    let id = deed(&bench, "work", 1_000).await;
+    until(&bench, "began", id, 1).await;
+    first.kill_9();
+    let killed = Instant::now();
+    let _second = Process::start(&bench, LONG_MS, &[]);
+    until(&bench, "began", id, 2).await;
+    // It was renewed a third of it before the kill, and when it is lost its jobs are at two thirds: at least so much is left.
+    let again = killed.elapsed();
+    assert!(again > MS(lease_ms / 3), "not while the lease held: {again:?}");
+    println!("killed, and run again after {again:?} with a lease of {lease_ms} ms");
+    assert!(!in_full() || again <= MS(40_000), "{again:?}");
+    let job = bench.until(id, JobState::Completed).await;
+    assert_eq!((job.attempt, job.errors.len()), (2, 1), "the attempt that died is counted: {job:?}");
+    assert_eq!(job.errors[0].error, "the worker was lost");
+    assert_eq!(of_job(&bench, "effect", id).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

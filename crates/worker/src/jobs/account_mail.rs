@@ -234,11 +234,8 @@ fn account_exists(to: String, until: DateTime<Utc>) -> Letter {
 fn sign_up(to: String, until: DateTime<Utc>) -> Letter {
     Letter {
         why: format!("Somebody asked to register as {to}."),
-        to,
         subject: "Finish your registration",
-        page: "register",
-        route: "/v1/auth/register",
-        until,
+        ..invite(to, until)
     }
 }
 

@@ -1,13 +1,12 @@
 //! `POST /v1/auth/password/forgot`: a way back for who forgot the password.
 
-use axum::{extract::State, http::StatusCode, response::IntoResponse};
-use job_specs::{AccountMail, Asked};
-use jobs::EnqueueOptions;
+use axum::{extract::State, response::IntoResponse};
+use job_specs::AccountMail;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{OnItsWay, normalize_email, pseudonym};
-use crate::{AppState, Error, Result, admission::Anonymous, error::Problem, extract::Json};
+use super::{OnItsWay, ask_for_mail, normalize_email, pseudonym};
+use crate::{AppState, Result, admission::Anonymous, error::Problem, extract::Json};
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -29,17 +28,6 @@ pub(super) async fn forgot_password(
     let email = normalize_email(&body.email)?;
     let subject = format!("{}:{}", anonymous.client.bucket(), pseudonym(&state, &email));
     anonymous.admit(&state.limiter.policies().account_mail, &subject).await?;
-    let mail = AccountMail::ResetPassword(Asked {
-        email,
-        ip: anonymous.client.0,
-        request_id: anonymous.request_id.as_ref().to_owned(),
-    });
-    state
-        .database
-        .transaction::<_, Error>("jobs.enqueue", async |c| {
-            Ok(jobs::enqueue(c, &mail, EnqueueOptions::default()).await?)
-        })
-        .await?;
     let message = "If there is an account with this address, a mail is on its way to it.";
-    Ok((StatusCode::ACCEPTED, Json(OnItsWay { message })))
+    ask_for_mail(&state, &anonymous, email, AccountMail::ResetPassword, message).await
 }

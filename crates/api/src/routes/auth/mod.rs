@@ -12,8 +12,14 @@ mod reset_password;
 mod sign_up;
 mod verify_email;
 
-use axum::{http::HeaderMap, middleware};
+use axum::{
+    http::{HeaderMap, StatusCode},
+    middleware,
+    response::IntoResponse,
+};
 use chrono::{DateTime, TimeDelta, Utc};
+use job_specs::{AccountMail, Asked};
+use jobs::EnqueueOptions;
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization as _;
 use utoipa::ToSchema;
@@ -22,6 +28,7 @@ use uuid::Uuid;
 
 use crate::{
     AppState, Error, Result,
+    admission::Anonymous,
     auth::{RefreshSecret, SetCookie, hex, refresh_cookie, set_cookie},
     body,
     extract::Json,
@@ -65,6 +72,25 @@ pub(super) struct Tokens {
 pub(super) struct OnItsWay {
     /// Always the same.
     message: &'static str,
+}
+
+/// Has a mail sent by a job, which only then looks whether there is an account: text, status and time of the answer say nothing.
+async fn ask_for_mail(
+    state: &AppState,
+    anonymous: &Anonymous,
+    email: String,
+    mail: fn(Asked) -> AccountMail,
+    message: &'static str,
+) -> Result<impl IntoResponse + use<>> {
+    let (ip, request_id) = (anonymous.client.0, anonymous.request_id.as_ref().to_owned());
+    let mail = mail(Asked { email, ip, request_id });
+    state
+        .database
+        .transaction::<_, Error>("jobs.enqueue", async |c| {
+            Ok(jobs::enqueue(c, &mail, EnqueueOptions::default()).await?)
+        })
+        .await?;
+    Ok((StatusCode::ACCEPTED, Json(OnItsWay { message })))
 }
 
 /// A refresh token.

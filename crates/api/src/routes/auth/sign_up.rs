@@ -1,14 +1,13 @@
 //! `POST /v1/auth/sign-up`: the first step to an account.
 
-use axum::{extract::State, http::StatusCode, response::IntoResponse};
+use axum::{extract::State, response::IntoResponse};
 use config::SignUp as Mode;
-use job_specs::{AccountMail, Asked};
-use jobs::EnqueueOptions;
+use job_specs::AccountMail;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{OnItsWay, invitation_required, normalize_email, signup_closed};
-use crate::{AppState, Error, Result, admission::Anonymous, error::Problem, extract::Json};
+use super::{OnItsWay, ask_for_mail, invitation_required, normalize_email, signup_closed};
+use crate::{AppState, Result, admission::Anonymous, error::Problem, extract::Json};
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -35,17 +34,7 @@ pub(super) async fn sign_up(
         Mode::Invite => return Err(invitation_required()),
         Mode::Closed => return Err(signup_closed()),
     }
-    let mail = AccountMail::SignUp(Asked {
-        email: normalize_email(&body.email)?,
-        ip: anonymous.client.0,
-        request_id: anonymous.request_id.as_ref().to_owned(),
-    });
-    state
-        .database
-        .transaction::<_, Error>("jobs.enqueue", async |c| {
-            Ok(jobs::enqueue(c, &mail, EnqueueOptions::default()).await?)
-        })
-        .await?;
+    let email = normalize_email(&body.email)?;
     let message = "A mail is on its way to this address. It says how to go on.";
-    Ok((StatusCode::ACCEPTED, Json(OnItsWay { message })))
+    ask_for_mail(&state, &anonymous, email, AccountMail::SignUp, message).await
 }

@@ -68,9 +68,9 @@ async fn a_disabled_account_gets_no_mail_and_its_token_ends() {
     assert_eq!(count(&app, "one_time_token where purpose = 'reset_password'").await, 1);
 }
 
-/// That the answers are alike, in time too: `abuse::mail_timing`.
+/// That nobody learns from it whether there is an account: `abuse::mail_timing`.
 #[tokio::test]
-async fn nobody_learns_from_a_forgotten_password_whether_there_is_an_account() {
+async fn a_forgotten_password_is_mailed_to_accounts_only_and_five_times_an_hour() {
     let app = TestApp::with(&[("RATE_LIMIT_ACCOUNT_MAIL", "1000/1h")]).await;
     let user = app.user().await;
     for _ in 0..7 {

@@ -14,7 +14,7 @@ use super::{
     scripted::{Cutting, Scripted},
     streaming, usage_rows, whole,
 };
-use crate::support::{Deployment, Process, TestApp, eventually, free_port, insert_user, ready};
+use crate::support::{Deployment, Process, TestApp, eventually, free_port, ready};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -129,12 +129,8 @@ async fn deployed(deployment: &Deployment, more: &[(&str, &str)]) -> (Process, S
     let process = deployment.start("api", port, more);
     ready(port).await;
     let url = format!("http://127.0.0.1:{port}");
-    let client = reqwest::Client::new();
-    let account = json!({"email": "reader@example.com", "password": crate::support::PASSWORD});
-    insert_user(deployment.database.pool(), "reader@example.com", "user").await;
-    let answer = client.post(format!("{url}/v1/auth/login")).json(&account).send().await.unwrap();
-    let tokens: Value = answer.json().await.unwrap();
-    (process, url, tokens["access_token"].as_str().unwrap().to_owned())
+    let token = deployment.user_at(port).await.token().to_owned();
+    (process, url, token)
 }
 
 async fn stream(url: &str, token: &str, prompt: &str) -> reqwest::Response {

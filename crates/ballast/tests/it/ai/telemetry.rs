@@ -3,19 +3,11 @@
 use serde_json::{Value, json};
 
 use super::{S, chat, events};
-use crate::support::{Collector, Deployment, Process, eventually, free_port, insert_user, metric, ready};
+use crate::support::{Collector, Deployment, Process, eventually, free_port, metric, ready};
 
 const CHAT: &str = "/v1/chat/completions";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
-
-async fn token(deployment: &Deployment, url: &str) -> String {
-    insert_user(deployment.database.pool(), "watched@example.com", "user").await;
-    let client = reqwest::Client::new();
-    let account = json!({"email": "watched@example.com", "password": crate::support::PASSWORD});
-    let answer = client.post(format!("{url}/v1/auth/login")).json(&account).send().await.unwrap();
-    answer.json::<Value>().await.unwrap()["access_token"].as_str().unwrap().to_owned()
-}
 
 /// Lines of the log with this message.
 fn lines(process: &Process, message: &str) -> Vec<Value> {
@@ -38,7 +30,7 @@ async fn one_trace_goes_from_the_client_through_the_api_to_the_engine_and_to_the
     let mut api = deployment.start("api", port, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &otlp)]);
     ready(port).await;
     let url = format!("http://127.0.0.1:{port}");
-    let token = token(&deployment, &url).await;
+    let token = deployment.user_at(port).await.token().to_owned();
     let mut engines = vec![];
     for stream in [true, false] {
         let mut body = chat("[[sim tokens=5]] a private question");
@@ -83,7 +75,7 @@ async fn every_end_of_a_request_has_one_line_in_the_log_and_its_metrics_by_the_n
     let api = deployment.start("api", port, &[("ENGINE_IDLE_TIMEOUT", "300ms")]);
     ready(port).await;
     let url = format!("http://127.0.0.1:{port}");
-    let token = token(&deployment, &url).await;
+    let token = deployment.user_at(port).await.token().to_owned();
     let client = reqwest::Client::new();
     let ask = async |id: &str, body: Value, wish: &str| {
         let request = client.post(format!("{url}{CHAT}")).bearer_auth(&token).json(&body);
@@ -169,7 +161,7 @@ async fn every_end_of_a_request_has_one_line_in_the_log_and_its_metrics_by_the_n
     for word in ["hit", "miss"] {
         assert_eq!(count("ai_cache_requests_total", word).await, 1, "{word}");
     }
-    assert!(!all.contains("watched@example.com") && !all.contains("user_id"), "never by user");
+    assert!(!all.contains("@example.com") && !all.contains("user_id"), "never by user");
 }
 
 /// A run is made by the worker, in the trace of the request that asked for it.

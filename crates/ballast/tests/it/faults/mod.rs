@@ -24,6 +24,23 @@ const ADMITTED: &str = "/v1/whoami";
 /// Needs both.
 const STORED: &str = "/v1/me";
 
+/// What every API of a stand has.
+fn variables<'a>(services: &'a OwnServices, port: &'a str, engine_url: &'a str) -> [(&'a str, &'a str); 10] {
+    [
+        ("PORT", port),
+        ("HOST", "127.0.0.1"),
+        ("DATABASE_URL", &services.database_url),
+        ("DATABASE_POOL_SIZE", "5"),
+        ("REDIS_URL", &services.redis_url),
+        ("ENGINE_URL", engine_url),
+        ("LOG_FORMAT", "json"),
+        ("SHUTDOWN_BUDGET", "6s"),
+        // So that a load can come from several clients.
+        ("TRUSTED_PROXY", "127.0.0.1/32"),
+        ("RATE_LIMIT_GLOBAL", "1000000/1m"),
+    ]
+}
+
 /// An API over a pair of servers, with the demo user.
 struct Stand {
     /// Taken and put back by who restarts them.
@@ -33,7 +50,7 @@ struct Stand {
     url: String,
     client: reqwest::Client,
     token: String,
-    _engine: engine_sim::Sim,
+    engine: engine_sim::Sim,
 }
 
 impl Stand {
@@ -46,19 +63,7 @@ impl Stand {
         let engine = engine_sim::Sim::start(engine_sim::SimConfig::instant()).await;
         let port = free_port();
         let (port_text, engine_url) = (port.to_string(), format!("{}/v1", engine.url()));
-        let mut vars = vec![
-            ("PORT", port_text.as_str()),
-            ("HOST", "127.0.0.1"),
-            ("DATABASE_URL", &services.database_url),
-            ("DATABASE_POOL_SIZE", "5"),
-            ("REDIS_URL", &services.redis_url),
-            ("ENGINE_URL", &engine_url),
-            ("LOG_FORMAT", "json"),
-            ("SHUTDOWN_BUDGET", "6s"),
-            // So that a load can come from several clients.
-            ("TRUSTED_PROXY", "127.0.0.1/32"),
-            ("RATE_LIMIT_GLOBAL", "1000000/1m"),
-        ];
+        let mut vars = variables(&services, &port_text, &engine_url).to_vec();
         let migrated = Process::command(&["migrate", "up", "--seed"], &vars).output().unwrap();
         assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
         vars.extend(more);
@@ -67,7 +72,7 @@ impl Stand {
         let url = format!("http://127.0.0.1:{port}");
         let client = reqwest::Client::builder().timeout(S(60)).build().unwrap();
         let mut stand =
-            Self { services: Some(services), api, port, url, client, token: String::new(), _engine: engine };
+            Self { services: Some(services), api, port, url, client, token: String::new(), engine };
         let (status, body) = stand.log_in().await;
         assert_eq!(status, 200, "{body}");
         body["access_token"].as_str().unwrap().clone_into(&mut stand.token);
@@ -77,17 +82,8 @@ impl Stand {
     /// One more API over the same servers, and its port.
     async fn replica(&self, more: &[(&str, &str)]) -> (Process, u16) {
         let port = free_port();
-        let port_text = port.to_string();
-        let mut vars = vec![
-            ("PORT", port_text.as_str()),
-            ("HOST", "127.0.0.1"),
-            ("DATABASE_URL", &self.services().database_url),
-            ("DATABASE_POOL_SIZE", "5"),
-            ("ENGINE_URL", "http://127.0.0.1:9/v1"),
-            ("LOG_FORMAT", "json"),
-            ("TRUSTED_PROXY", "127.0.0.1/32"),
-        ];
-        vars.extend(more);
+        let (port_text, engine_url) = (port.to_string(), format!("{}/v1", self.engine.url()));
+        let vars = [&variables(self.services(), &port_text, &engine_url), more].concat();
         let process = Process::start(&["api"], &vars);
         ready(port).await;
         (process, port)

@@ -7,10 +7,9 @@ use std::{
 
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
-use serde_json::json;
 
 use super::{Nginx, S};
-use crate::support::{Deployment, PASSWORD, eventually, free_port, insert_user, ready};
+use crate::support::{Deployment, eventually, free_port, ready};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_nginx_the_death_of_a_replica_fails_no_get_and_it_is_used_again_when_it_is_back() {
@@ -27,12 +26,7 @@ async fn behind_nginx_the_death_of_a_replica_fails_no_get_and_it_is_used_again_w
     tokio::join!(ready(one), ready(two));
     let nginx = Nginx::start(&[one, two]).await;
     let url = nginx.url();
-    let client = nginx.client_at("127.0.0.1");
-    let account = json!({ "email": "edge@example.com", "password": PASSWORD });
-    insert_user(deployment.database.pool(), "edge@example.com", "user").await;
-    let answer = client.post(format!("{url}/v1/auth/login")).json(&account).send().await.unwrap();
-    let token =
-        answer.json::<serde_json::Value>().await.unwrap()["access_token"].as_str().unwrap().to_owned();
+    let token = deployment.user_at(one).await.token().to_owned();
 
     // Ten clients with a hundred requests each, which is what the zone lets through at once.
     let done = AtomicUsize::new(0);

@@ -1,10 +1,9 @@
 //! Real processes: two replicas of the API, and workers that die.
 
 use nix::sys::signal::Signal;
-use serde_json::json;
 
 use super::{S, names, open, rest, some, start, text, until};
-use crate::support::{Deployment, PASSWORD, Persona, free_port, insert_user, ready};
+use crate::support::{Deployment, free_port, ready};
 
 /// Cases A13 and W1, for runs: the worker is killed in the middle.
 #[tokio::test(flavor = "multi_thread")]
@@ -19,11 +18,7 @@ async fn a_worker_that_is_killed_in_the_middle_of_a_run_is_replaced_and_the_stre
     }
     let client = reqwest::Client::new();
     let [here, there] = [one, two].map(|port| format!("http://127.0.0.1:{port}"));
-    let account = json!({ "email": "runner@example.com", "password": PASSWORD });
-    insert_user(stack.database.pool(), "runner@example.com", "user").await;
-    let tokens = client.post(format!("{here}/v1/auth/login")).json(&account).send().await.unwrap();
-    let tokens: serde_json::Value = tokens.json().await.unwrap();
-    let user = Persona::at_url(&here, tokens["access_token"].as_str().unwrap());
+    let user = stack.user_at(one).await;
 
     let path = start(&user, "[[sim tokens=60 token-interval-ms=100]]").await;
     let made = user.post(&format!("{path}/ticket"), serde_json::Value::Null).await.expect(201).json();

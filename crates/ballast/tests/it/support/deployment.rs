@@ -22,9 +22,10 @@ impl Deployment {
 
     /// A new user, logged in at the process on this port.
     pub(crate) async fn user_at(&self, port: u16) -> Persona {
-        insert_user(self.database.pool(), "user@example.com", "user").await;
+        let email = format!("{}@example.com", uuid::Uuid::new_v4());
+        insert_user(self.database.pool(), &email, "user").await;
         let url = format!("http://127.0.0.1:{port}");
-        let login = json!({ "email": "user@example.com", "password": PASSWORD });
+        let login = json!({ "email": email, "password": PASSWORD });
         let client = reqwest::Client::new();
         let tokens = client.post(format!("{url}/v1/auth/login")).json(&login).send().await.unwrap();
         let tokens: Value = tokens.json().await.unwrap();
