@@ -220,6 +220,8 @@ fn write_error(response: &mut Response, id: &str, openai: bool) {
 /// An error that the router or a layer made.
 pub(crate) fn bare(status: StatusCode) -> Error {
     let (code, detail) = match status.as_u16() {
+        // Of a route that says nothing itself: the metrics, which have a token of their own.
+        401 => ("missing_credentials", "Send `Authorization: Bearer TOKEN`."),
         404 => ("not_found", "There is nothing here."),
         405 => ("method_not_allowed", "This route has no such method; the Allow header lists those it has."),
         408 => ("timeout", "The request took too long."),

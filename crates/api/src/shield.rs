@@ -13,7 +13,7 @@ use tower_governor::{
     key_extractor::PeerIpKeyExtractor,
 };
 
-use crate::{AppState, Error, Result, client_ip::ClientIp};
+use crate::{AppState, Result, client_ip::ClientIp, edge};
 
 /// For each client's network one request after the other, 200 a second, with bursts of 1000.
 pub(crate) struct Shield(GovernorConfig<PeerIpKeyExtractor, NoOpMiddleware<QuantaInstant>>);
@@ -32,11 +32,10 @@ impl Default for Shield {
 impl Shield {
     /// Counts one request of this client.
     pub(crate) fn pass(&self, client: ClientIp) -> Result<()> {
-        self.0.limiter().check_key(&client.network()).map_err(|_| {
-            let detail = "Too many requests at once: wait as long as Retry-After says.";
-            Error::new(StatusCode::TOO_MANY_REQUESTS, "too_fast", detail)
-                .with_retry_after(Duration::from_secs(1))
-        })
+        self.0
+            .limiter()
+            .check_key(&client.network())
+            .map_err(|_| edge::bare(StatusCode::TOO_MANY_REQUESTS).with_retry_after(Duration::from_secs(1)))
     }
 }
 

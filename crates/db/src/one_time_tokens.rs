@@ -218,8 +218,8 @@ pub async fn void_sign_ups(c: &mut PgConnection, email: &str, except_job: i64) -
     Ok(())
 }
 
-/// How many other jobs mailed this address a sign-up token since `since`. It finds them by the index over users: sign-ups are those
-/// without one, and no more than a day of them is there.
+/// How many other jobs mailed this address a sign-up token since `since`. The index over users finds them:
+/// sign-ups and invitations are those without one, and the clean-up keeps them few.
 pub async fn count_sign_ups(
     c: &mut PgConnection,
     email: &str,

@@ -3,7 +3,7 @@
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
-use runtime::{Lifecycle, Phase};
+use runtime::{Counted, Lifecycle, Phase};
 use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -89,12 +89,10 @@ pub(crate) async fn run(
         let (ended, stop) = if job.cancel_requested {
             (Ended::Dropped, Some(Stop::Cancelled))
         } else {
-            handler.metrics().running.increment(1);
+            let _running = Counted::in_gauge(handler.metrics().running.clone());
             let work =
                 AssertUnwindSafe(async { (handler.run)(context.clone(), &job.args).await }).catch_unwind();
-            let ended = supervise(work, job.timeout, &held, &session, &stops, &token).await;
-            handler.metrics().running.decrement(1);
-            ended
+            supervise(work, job.timeout, &held, &session, &stops, &token).await
         };
         token.cancel();
         let (ack, outcome) = decide(&job, &context, ended, stop);

@@ -108,6 +108,8 @@ impl Limiter {
 
     /// Corrects charges and gives a permit back. In this process that is done when this returns; the future tells Redis. Best
     /// effort: while Redis is out, leases and buckets end by themselves.
+    ///
+    /// A permit that Redis did not hear of is returned again, and nobody waits for that.
     pub fn settle(&self, settlement: Settlement) -> impl Future<Output = ()> + Send + use<> {
         if let Some(permit) = &settlement.permit {
             self.local.permits.give_back(permit);
@@ -117,23 +119,34 @@ impl Limiter {
         }
         let limiter = self.clone();
         async move {
-            let mut settled = limiter.settle_in_redis(&settlement).await;
-            // Giving a permit back may be done twice, correcting a charge may not.
-            let again = Settlement { corrections: Vec::new(), ..settlement.clone() };
-            for _ in 0..RETURNS_AGAIN {
-                if settled || again.permit.is_none() {
-                    break;
-                }
-                tokio::time::sleep(PAUSE_BEFORE_AGAIN).await;
-                settled = limiter.settle_in_redis(&again).await;
-            }
+            let settled = limiter.settle_in_redis(&settlement).await;
             if !settled {
                 metrics::counter!("settlements_lost_total").increment(1);
             }
-            if let Some(permit) = &settlement.permit {
-                limiter.local.permits.forget(permit);
+            match settlement.permit {
+                Some(permit) if settled => limiter.local.permits.forget(&permit),
+                Some(permit) => limiter.return_later(permit),
+                None => {}
             }
         }
+    }
+
+    /// Giving a permit back may be done twice, which correcting a charge may not.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "at a shutdown it may be lost: then the lease ends by itself"
+    )]
+    fn return_later(self, permit: Permit) {
+        tokio::spawn(async move {
+            let settlement = Settlement { permit: Some(permit.clone()), ..Settlement::default() };
+            for _ in 0..RETURNS_AGAIN {
+                tokio::time::sleep(PAUSE_BEFORE_AGAIN).await;
+                if self.settle_in_redis(&settlement).await {
+                    break;
+                }
+            }
+            self.local.permits.forget(&permit);
+        });
     }
 
     /// False when Redis was not reached.

@@ -107,13 +107,18 @@ fn push_now(line: &mut Vec<u8>) {
     thread_local! {
         static SECOND: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
     }
-    SECOND.with_borrow_mut(|(second, text)| {
+    let seconds = || now.format("%Y-%m-%dT%H:%M:%S.").to_string();
+    let kept = SECOND.try_with(|kept| {
+        let (second, text) = &mut *kept.borrow_mut();
         if *second != now.timestamp() {
-            *second = now.timestamp();
-            *text = now.format("%Y-%m-%dT%H:%M:%S.").to_string();
+            (*second, *text) = (now.timestamp(), seconds());
         }
         line.extend_from_slice(text.as_bytes());
     });
+    // While the thread's own memory is taken down there is nothing to keep it in.
+    if kept.is_err() {
+        line.extend_from_slice(seconds().as_bytes());
+    }
     let _ = write!(line, "{:03}Z", now.timestamp_subsec_millis().min(999));
 }
 
@@ -194,6 +199,7 @@ impl Fields {
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // Most values are ids: room for one saves growing four times, on every request.
         let mut text = String::with_capacity(64);
         let _ = write!(text, "{value:?}");
         self.put_text(field, &text);

@@ -41,7 +41,11 @@ pub(crate) fn is_sensitive_name(field: &'static str) -> bool {
     thread_local! {
         static KNOWN: RefCell<HashMap<&'static str, bool>> = RefCell::default();
     }
-    KNOWN.with_borrow_mut(|known| *known.entry(field).or_insert_with(|| is_sensitive(field)))
+    let known = |known: &RefCell<HashMap<_, _>>| {
+        *known.borrow_mut().entry(field).or_insert_with(|| is_sensitive(field))
+    };
+    // What is logged while the thread's own memory is taken down is looked at anew.
+    KNOWN.try_with(known).unwrap_or_else(|_| is_sensitive(field))
 }
 
 /// True for a field whose value must not be shown, by its name.

@@ -98,13 +98,18 @@ fn answer(status: StatusCode, detail: &str) -> (HeaderMap, String) {
     (headers, body)
 }
 
+/// Of every answer.
+fn headers(id: &str) -> HeaderMap {
+    let mut headers = HeaderMap::from_iter(SECURITY_HEADERS);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-request-id", HeaderValue::from_str(id).expect("hex digits make a header"));
+    headers
+}
+
 fn problem(status: StatusCode, code: &str, detail: &str) -> (HeaderMap, String) {
     let id = Uuid::now_v7().simple().to_string();
-    let mut headers = HeaderMap::from_iter(SECURITY_HEADERS);
+    let mut headers = headers(&id);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let value = HeaderValue::from_str(&id).expect("hex digits make a header");
-    headers.insert("x-request-id", value);
     let (number, title) = (status.as_u16(), status.canonical_reason().unwrap_or("Error"));
     let mut body = String::new();
     // Nothing here needs escaping.
@@ -136,13 +141,8 @@ pub async fn complete(request: axum::extract::Request, next: Next) -> Response<B
         *response.body_mut() = Body::from(body);
         return response;
     }
-    let id = Uuid::now_v7().simple().to_string();
-    let id = HeaderValue::from_str(&id).expect("hex digits make a header");
-    for (name, value) in SECURITY_HEADERS.into_iter().chain([
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-        (HeaderName::from_static("x-request-id"), id),
-    ]) {
-        response.headers_mut().entry(name).or_insert(value);
+    for (name, value) in &headers(&Uuid::now_v7().simple().to_string()) {
+        response.headers_mut().entry(name).or_insert_with(|| value.clone());
     }
     response
 }

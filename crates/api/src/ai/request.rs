@@ -13,6 +13,8 @@ use super::{Protocol, estimate::Estimate, failure::Failure};
 
 /// Longest name of a model.
 const MAX_MODEL: usize = 256;
+/// `int64` of the API's description.
+const MAX_LIMIT: u64 = i64::MAX as u64;
 /// Most answers to one prompt.
 const MAX_CHOICES: u64 = 128;
 
@@ -42,12 +44,12 @@ impl Call {
         if !(1..=MAX_CHOICES).contains(&choices) {
             return Err(Failure::param("n", format!("n must be between 1 and {MAX_CHOICES}.")));
         }
-        let limit = match (fields.completion_tokens, fields.max_tokens, fields.output_tokens) {
-            (Some(0), ..) | (_, Some(0), _) | (.., Some(0)) => {
-                return Err(Failure::param("max_tokens", "The limit on tokens must be at least 1."));
-            }
-            (a, b, c) => a.or(b).or(c),
-        };
+        let limits = [fields.completion_tokens, fields.max_tokens, fields.output_tokens];
+        if limits.iter().flatten().any(|limit| !(1..=MAX_LIMIT).contains(limit)) {
+            let message = format!("The limit on tokens must be between 1 and {MAX_LIMIT}.");
+            return Err(Failure::param("max_tokens", message));
+        }
+        let limit = limits.into_iter().flatten().next();
         match protocol {
             Protocol::Chat if !fields.messages.is_some_and(|messages| messages) => {
                 return Err(Failure::param("messages", "messages must be a list of at least one message."));
@@ -324,9 +326,10 @@ mod tests {
             (r#"{"model":"m","messages":"hi"}"#, "at least one message"),
             (r#"{"model":"m","messages":[1],"n":129}"#, "between 1 and 128"),
             (r#"{"model":"m","messages":[1],"n":0}"#, "between 1 and 128"),
-            (r#"{"model":"m","messages":[1],"max_tokens":0}"#, "at least 1"),
+            (r#"{"model":"m","messages":[1],"max_tokens":0}"#, "between 1 and"),
             (r#"{"model":"m","messages":[1],"max_tokens":-1}"#, "expected"),
             (r#"{"model":"m","messages":[1],"max_tokens":99999999999999999999}"#, "expected"),
+            (r#"{"model":"m","messages":[1],"max_tokens":9223372036854775808}"#, "between 1 and"),
             (r#"{"model":"m","messages":[1],"stream":"yes"}"#, "expected a boolean"),
             (r#"{"model":"m","messages":[1],"stream":true,"stream_options":7}"#, "must be an object"),
             (r#"{"model":"m","mod\u0065l":"n","messages":[1]}"#, "duplicate field `model`"),

@@ -11,7 +11,7 @@ use argon2::{
     password_hash::phc::{Output, ParamsString, PasswordHash, Salt},
 };
 use aws_lc_rs::rand;
-use runtime::Lifecycle;
+use runtime::{Counted, Lifecycle};
 use tokio::sync::Semaphore;
 use unicode_normalization::UnicodeNormalization as _;
 
@@ -116,10 +116,9 @@ impl Passwords {
         let done = self.lifecycle.spawn_blocking(move || {
             let memories = || memories.lock().unwrap_or_else(PoisonError::into_inner);
             let mut memory = memories().pop().unwrap_or_default();
-            let running = metrics::gauge!("password_hashings_running");
-            running.increment(1.0);
+            let running = Counted::in_gauge(metrics::gauge!("password_hashings_running"));
             let result = work(&mut memory);
-            running.decrement(1.0);
+            drop(running);
             memories().push(memory);
             drop(turn);
             result

@@ -16,8 +16,9 @@ use bytes::Bytes;
 use utoipa::{
     Modify, OpenApi as _,
     openapi::{
-        OpenApi,
+        OpenApi, RefOr, Schema, Type,
         path::{Operation, PathItem},
+        schema::SchemaType,
         security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme},
     },
 };
@@ -92,8 +93,22 @@ pub fn document() -> OpenApi {
     // OpenAPI has no word for "the rest of the path".
     let paths = std::mem::take(&mut document.paths.paths);
     document.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    document.paths.paths.values_mut().flat_map(operations).for_each(|(_, operation)| never_null(operation));
     answers::complete(&mut document);
     document
+}
+
+/// A parameter that is not sent is absent, never null: in an address or a header that would be a text of four letters.
+fn never_null(operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        if let RefOr::T(parameter) = parameter
+            && let Some(RefOr::T(Schema::Object(object))) = &mut parameter.schema
+            && let SchemaType::Array(types) = &object.schema_type
+            && let [one] = types.iter().filter(|one| **one != Type::Null).collect::<Vec<_>>()[..]
+        {
+            object.schema_type = SchemaType::Type(one.clone());
+        }
+    }
 }
 
 /// The document as text: `docs/openapi.json`.

@@ -37,7 +37,8 @@ use crate::{
     security(("bearer" = []), ("api_key" = []), ("ticket" = [])),
     params(("id" = Uuid, Path),
            ("ticket" = Option<String>, Query, description = "A ticket for this run, instead of a credential"),
-           ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event that was seen")),
+           ("Last-Event-ID" = Option<String>, Header, pattern = "^[0-9]{1,19}-[0-9]{1,19}$",
+            description = "The `id` of the last event that was seen")),
     responses((status = 200, body = ServerSentEvent, content_type = "text/event-stream"),
               (status = 204, description = "The run has ended, and its last event was seen"),
               (status = 403, body = Problem)))]

@@ -36,9 +36,7 @@ pub(crate) fn serve(
 
 /// A router that has nothing but health and metrics, answering like the API's.
 pub(crate) fn only_health(health: Router) -> Router {
-    health
-        .fallback(|| async { axum::http::StatusCode::NOT_FOUND })
-        .layer(axum::middleware::from_fn(server::complete))
+    health.layer(axum::middleware::from_fn(server::complete))
 }
 
 /// Keeps gauges current and histograms bounded.
