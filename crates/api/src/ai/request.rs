@@ -13,8 +13,8 @@ use super::{Protocol, estimate::Estimate, failure::Failure};
 
 /// Longest name of a model.
 const MAX_MODEL: usize = 256;
-/// `int64` of the API's description.
-const MAX_LIMIT: u64 = i64::MAX as u64;
+/// Most tokens that a limit may name: more than any model makes, and what every JSON reader takes for a whole number.
+const MAX_LIMIT: u64 = i32::MAX as u64;
 /// Most answers to one prompt.
 const MAX_CHOICES: u64 = 128;
 
@@ -329,7 +329,7 @@ mod tests {
             (r#"{"model":"m","messages":[1],"max_tokens":0}"#, "between 1 and"),
             (r#"{"model":"m","messages":[1],"max_tokens":-1}"#, "expected"),
             (r#"{"model":"m","messages":[1],"max_tokens":99999999999999999999}"#, "expected"),
-            (r#"{"model":"m","messages":[1],"max_tokens":9223372036854775808}"#, "between 1 and"),
+            (r#"{"model":"m","messages":[1],"max_tokens":2147483648}"#, "between 1 and"),
             (r#"{"model":"m","messages":[1],"stream":"yes"}"#, "expected a boolean"),
             (r#"{"model":"m","messages":[1],"stream":true,"stream_options":7}"#, "must be an object"),
             (r#"{"model":"m","mod\u0065l":"n","messages":[1]}"#, "duplicate field `model`"),

@@ -38,7 +38,7 @@ pub(super) struct RunRequest {
     #[schema(min_items = 1)]
     messages: Vec<serde_json::Value>,
     /// The most tokens of an answer. Less is reserved of your limits with it than without.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 2_147_483_647_u32)]
     max_completion_tokens: Option<u64>,
 }
 

@@ -20,7 +20,7 @@ pub(super) struct ChatRequest {
     #[schema(minimum = 1, maximum = 128)]
     n: Option<u64>,
     /// The most tokens of an answer. Less is reserved of your limits with it than without.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 2_147_483_647_u32)]
     max_completion_tokens: Option<u64>,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct ResponsesRequest {
     /// Answer as an event stream.
     stream: Option<bool>,
     /// The most tokens of the answer. Less is reserved of your limits with it than without.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 2_147_483_647_u32)]
     max_output_tokens: Option<u64>,
 }
 
