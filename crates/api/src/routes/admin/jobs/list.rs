@@ -19,7 +19,7 @@ use crate::{
 #[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     /// In this state: `ready`, `running`, `completed`, `discarded` or `cancelled`.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^(ready|running|completed|discarded|cancelled)$")]
     state: Option<JobState>,
     /// Of this kind.
     kind: Option<String>,
