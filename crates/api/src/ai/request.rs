@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, ops::Range};
 use bytes::{Bytes, BytesMut};
 use serde::{
     Deserialize, Deserializer,
-    de::{Error as _, MapAccess, Visitor},
+    de::{Error as DeError, MapAccess, Unexpected, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -40,16 +40,17 @@ impl Call {
     pub(super) fn parse(protocol: Protocol, body: &Bytes) -> Result<Self, Failure> {
         let fields: Fields<'_> = serde_json::from_slice(body).map_err(|error| refuse(&error))?;
         let model = fields.model(protocol)?;
-        let choices = fields.n.unwrap_or(1);
+        let choices = fields.n.map_or(1, |n| n.0);
         if !(1..=MAX_CHOICES).contains(&choices) {
             return Err(Failure::param("n", format!("n must be between 1 and {MAX_CHOICES}.")));
         }
         let limits = [fields.completion_tokens, fields.max_tokens, fields.output_tokens];
-        if limits.iter().flatten().any(|limit| !(1..=MAX_LIMIT).contains(limit)) {
+        let mut limits = limits.into_iter().flatten().map(|limit| limit.0);
+        if limits.clone().any(|limit| !(1..=MAX_LIMIT).contains(&limit)) {
             let message = format!("The limit on tokens must be between 1 and {MAX_LIMIT}.");
             return Err(Failure::param("max_tokens", message));
         }
-        let limit = limits.into_iter().flatten().next();
+        let limit = limits.next();
         match protocol {
             Protocol::Chat if !fields.messages.is_some_and(|messages| messages) => {
                 return Err(Failure::param("messages", "messages must be a list of at least one message."));
@@ -172,16 +173,51 @@ impl<'de> Deserialize<'de> for StreamOptions<'de> {
     }
 }
 
+/// A whole number, which `5.0` is too (JSON Schema 2020-12, section 6.1.1 of its validation).
+#[derive(Debug, Clone, Copy)]
+struct Whole(u64);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+
+        impl Visitor<'_> for Number {
+            type Value = Whole;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number of 0 or more")
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Whole, E> {
+                Ok(Whole(number))
+            }
+
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "whole, not negative, and what is too large stays too large"
+            )]
+            fn visit_f64<E: DeError>(self, number: f64) -> Result<Whole, E> {
+                if number < 0.0 || number.fract() != 0.0 {
+                    return Err(E::invalid_value(Unexpected::Float(number), &self));
+                }
+                Ok(Whole(number as u64))
+            }
+        }
+        deserializer.deserialize_any(Number)
+    }
+}
+
 /// The fields of a body that matter here.
 #[derive(Debug, Default)]
 struct Fields<'a> {
     model: Option<Cow<'a, str>>,
     stream: Option<bool>,
     stream_options: Option<&'a RawValue>,
-    max_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
-    output_tokens: Option<u64>,
-    n: Option<u64>,
+    max_tokens: Option<Whole>,
+    completion_tokens: Option<Whole>,
+    output_tokens: Option<Whole>,
+    n: Option<Whole>,
     /// Whether it is a list with something in it.
     messages: Option<bool>,
     /// Whether there is any.
@@ -328,7 +364,9 @@ mod tests {
             (r#"{"model":"m","messages":[1],"n":0}"#, "between 1 and 128"),
             (r#"{"model":"m","messages":[1],"max_tokens":0}"#, "between 1 and"),
             (r#"{"model":"m","messages":[1],"max_tokens":-1}"#, "expected"),
-            (r#"{"model":"m","messages":[1],"max_tokens":99999999999999999999}"#, "expected"),
+            (r#"{"model":"m","messages":[1],"max_tokens":99999999999999999999}"#, "between 1 and"),
+            (r#"{"model":"m","messages":[1],"max_tokens":1.5}"#, "expected a whole number"),
+            (r#"{"model":"m","messages":[1],"max_tokens":"5"}"#, "expected a whole number"),
             (r#"{"model":"m","messages":[1],"max_tokens":2147483648}"#, "between 1 and"),
             (r#"{"model":"m","messages":[1],"stream":"yes"}"#, "expected a boolean"),
             (r#"{"model":"m","messages":[1],"stream":true,"stream_options":7}"#, "must be an object"),
@@ -361,8 +399,9 @@ mod tests {
 
     #[test]
     fn several_answers_cost_several_times_as_much() {
-        let call = parse(Protocol::Chat, r#"{"model":"m","messages":[1],"n":3,"max_completion_tokens":10}"#)
-            .unwrap();
+        let call =
+            parse(Protocol::Chat, r#"{"model":"m","messages":[1],"n":3.0,"max_completion_tokens":1e1}"#)
+                .unwrap();
         assert_eq!(call.completion_limit, Some(30));
     }
 }
