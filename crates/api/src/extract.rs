@@ -1,12 +1,17 @@
 //! Extractors whose refusals are problem documents.
 
+use std::{fmt, marker::PhantomData};
+
 use axum::{
     extract::{FromRequest, FromRequestParts, OptionalFromRequest, Request, rejection::JsonRejection},
     http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use http_body::Body as _;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 use crate::{AppState, Error, body};
 
@@ -17,13 +22,9 @@ pub struct Json<T>(pub T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Error;
 
-    #[expect(clippy::disallowed_types, reason = "this is the wrapper that answers problem+json")]
     async fn from_request(request: Request, state: &S) -> Result<Self, Error> {
-        body::refuse_compressed(request.headers())?;
-        match <axum::Json<T> as FromRequest<S>>::from_request(request, state).await {
-            Ok(axum::Json(body)) => Ok(Self(body)),
-            Err(rejection) => Err(refuse(&rejection)),
-        }
+        let Object(body) = read(request, state).await?;
+        Ok(Self(body))
     }
 }
 
@@ -35,8 +36,39 @@ impl<T: DeserializeOwned> OptionalFromRequest<AppState> for Json<T> {
         if request.body().size_hint().exact() == Some(0) {
             return Ok(None);
         }
-        let Json(body) = <Json<Option<T>> as FromRequest<AppState>>::from_request(request, state).await?;
-        Ok(body.map(Self))
+        let body: Option<Object<T>> = read(request, state).await?;
+        Ok(body.map(|Object(body)| Self(body)))
+    }
+}
+
+#[expect(clippy::disallowed_types, reason = "this is what Json is made of")]
+async fn read<S: Send + Sync, B: DeserializeOwned>(request: Request, state: &S) -> Result<B, Error> {
+    body::refuse_compressed(request.headers())?;
+    match <axum::Json<B> as FromRequest<S>>::from_request(request, state).await {
+        Ok(axum::Json(body)) => Ok(body),
+        Err(rejection) => Err(refuse(&rejection)),
+    }
+}
+
+/// A JSON object and nothing else: serde alone also reads a list, field by field.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData))
     }
 }
 

@@ -96,6 +96,8 @@ fn wrong_values(operation: &Operation, example: &Value) -> Vec<Case> {
     {
         all.push(case(format!("{name} instead of an object"), value, typed));
     }
+    let values: Value = example.as_object().expect("an object").values().cloned().collect();
+    all.push(case("a list of the fields' values", values.to_string(), typed));
     if closed {
         let mut more = example.clone();
         more["no_such_field"] = "x".into();
