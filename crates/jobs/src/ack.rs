@@ -128,18 +128,13 @@ pub(crate) async fn run(pool: PgPool, mut acks: mpsc::Receiver<Pending>) {
 
 async fn write(conn: &mut Kept, mut batch: Vec<Pending>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-    let (mut repeated, mut refused_before) = (false, false);
+    let mut repeated = false;
     while !batch.is_empty() {
         let written = conn.call(async |conn| write_once(conn, &batch).await).await;
         match written {
             Ok(found) => {
                 report_lost(&batch, found, repeated);
                 return;
-            }
-            // A partition that was attached while this waited for its lock takes the row at the second try.
-            Err(error) if refused(&error) && !refused_before => {
-                tracing::warn!(error = %chain(&error), rows = batch.len(), "acknowledging once more");
-                refused_before = true;
             }
             Err(error) if refused(&error) => {
                 // One row that Postgres does not take must not hold up the others.

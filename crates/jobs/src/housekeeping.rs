@@ -84,7 +84,8 @@ fn table(day: NaiveDate) -> String {
     format!("job_done_{}", day.format("%Y%m%d"))
 }
 
-/// Made apart and attached, because the default partition may hold rows of the day: they must move first.
+/// Made apart and attached, because the default partition may hold rows of the day: they must move first. The lock on the whole
+/// comes first of all: whoever ends a job waits there, before Postgres looks for the partition that the row belongs to.
 async fn create(conn: &mut PgConnection, day: NaiveDate) -> Result<bool, Error> {
     let Some(next) = day.succ_opt() else { return Ok(false) };
     let name = table(day);
@@ -93,7 +94,8 @@ async fn create(conn: &mut PgConnection, day: NaiveDate) -> Result<bool, Error> 
         &name,
         false,
         &format!(
-            "lock table job_done_default in access exclusive mode;
+            "lock table only job_done in share row exclusive mode;
+             lock table job_done_default in access exclusive mode;
              create table {name} (like job_done including defaults including constraints);
              with moved as (
                  delete from job_done_default

@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 use url::Url;
 use uuid::Uuid;
 
-use crate::services::{project, services};
+use crate::services::{pooler, project, services};
 
 /// Any number; the same in all test processes.
 const TEMPLATE_LOCK: i64 = 0x7465_6d70_6c61_7465;
@@ -24,6 +24,8 @@ pub struct TestDatabase {
     admin_url: String,
     name: String,
     url: String,
+    /// By way of the pooler of `TEST_POOLER`.
+    pooled: Option<String>,
     pool: PgPool,
 }
 
@@ -52,12 +54,21 @@ impl TestDatabase {
         let options = PgConnectOptions::from_str(&url).context("the URL of the test database")?;
         // Small: dozens of tests run side by side against one server.
         let pool = PgPoolOptions::new().max_connections(5).connect_lazy_with(options);
-        Ok(Self { admin_url, name, url, pool })
+        let pooled = pooler().map(|pooler| through(&url, &pooler)).transpose()?;
+        Ok(Self { admin_url, name, url, pooled, pool })
     }
 
     /// Its address, password included.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// What a program gets to know of it.
+    pub fn variables(&self) -> Vec<(&'static str, &str)> {
+        match &self.pooled {
+            None => vec![("DATABASE_URL", &self.url)],
+            Some(pooled) => vec![("DATABASE_URL", pooled), ("DATABASE_DIRECT_URL", &self.url)],
+        }
     }
 
     /// A small pool, connected on first use.
@@ -172,6 +183,16 @@ async fn execute(connection: &mut PgConnection, sql: String) -> Result<()> {
 fn with_database(url: &str, name: &str) -> Result<String> {
     let mut url = Url::parse(url).context("the URL of the test Postgres")?;
     url.set_path(name);
+    Ok(url.into())
+}
+
+/// The same database by way of this `HOST:PORT`.
+fn through(url: &str, pooler: &str) -> Result<String> {
+    let mut url = Url::parse(url).context("the URL of the test Postgres")?;
+    let way = pooler.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    let (host, port) = way.context("TEST_POOLER is HOST:PORT")?;
+    url.set_host(Some(host)).context("the host in TEST_POOLER")?;
+    url.set_port(Some(port)).map_err(|()| anyhow::anyhow!("the URL takes no port"))?;
     Ok(url.into())
 }
 

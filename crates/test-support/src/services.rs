@@ -44,6 +44,11 @@ pub fn nginx() -> PathBuf {
     find().unwrap_or_else(|error| panic!("{error:#}"))
 }
 
+/// `HOST:PORT` of a transaction pooler in front of the tests' Postgres: with it the full-stack tests reach their databases that way.
+pub(crate) fn pooler() -> Option<String> {
+    variable("TEST_POOLER")
+}
+
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }

@@ -49,28 +49,46 @@ async fn a_job_whose_notification_was_lost_is_found_by_the_poll() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_acknowledgement_that_waits_while_its_partition_is_made_is_written_all_the_same() {
-    let bench = Bench::new().await;
-    let life = life(MS(10_000));
-    bench.worker().register::<Task, _, _, _>(async |_, _| Ok::<_, JobError>(())).start(&life);
-    let mut conn = bench.conn().await;
-    let mut tx = conn.begin().await.unwrap();
-    let make = "lock table job_done_default in access exclusive mode;
-                create table job_done_new (like job_done including defaults including constraints);";
-    sqlx::raw_sql(make).execute(&mut *tx).await.unwrap();
-    let id = bench.enqueue(1).await;
-    // What is to go into the default partition by then belongs into the new one in a moment.
-    waits_for_a_lock(&bench, ACKNOWLEDGEMENT).await;
-    let attach =
-        "alter table job_done attach partition job_done_new for values from ('2000-01-01') to ('2100-01-01')";
-    sqlx::raw_sql(attach).execute(&mut *tx).await.unwrap();
-    tx.commit().await.unwrap();
-    let job = bench.until(id, JobState::Completed).await;
-    assert!(job.errors.is_empty(), "{job:?}");
-    end(&life).await;
+async fn an_outcome_that_waits_while_its_partition_is_made_is_written_all_the_same() {
+    for in_transaction in [false, true] {
+        let bench = Bench::new().await;
+        let life = life(MS(10_000));
+        let log = bench.log.clone();
+        bench
+            .worker()
+            .register::<Task, _, _, _>(move |ctx: JobContext, _: Task| {
+                let log = log.clone();
+                async move {
+                    log.add("began");
+                    if in_transaction {
+                        let mut tx = ctx.pool().begin().await?;
+                        ctx.complete_in(&mut tx, &"stored").await?;
+                        tx.commit().await?;
+                    }
+                    Ok::<_, JobError>(())
+                }
+            })
+            .start(&life);
+        // Who reads what the default partition caught stops the making of a partition in the middle.
+        let mut conn = bench.conn().await;
+        let mut reader = conn.begin().await.unwrap();
+        sqlx::raw_sql("select from job_done_default").execute(&mut *reader).await.unwrap();
+        let mut keeper = bench.conn().await;
+        let keep = tokio::spawn(async move {
+            jobs::keep_partitions(&mut keeper, Duration::from_secs(30 * 86_400)).await.unwrap();
+        });
+        waits_for_a_lock(&bench, "%attach partition%").await;
+        let id = bench.enqueue(1).await;
+        waits_for_a_lock(&bench, ACKNOWLEDGEMENT).await;
+        reader.rollback().await.unwrap();
+        keep.await.unwrap();
+        done_at_the_first_attempt(&bench, id).await;
+        assert_eq!(bench.number("select count(*) from only job_done_default").await, 0);
+        end(&life).await;
+    }
 }
 
-const ACKNOWLEDGEMENT: &str = "%insert into job_done%";
+const ACKNOWLEDGEMENT: &str = "%insert into job_done (%";
 const CLAIM: &str = "%update job%set state = 'running'%";
 const COMMIT: &str = "COMMIT";
 

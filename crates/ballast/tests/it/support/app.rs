@@ -51,8 +51,7 @@ impl TestApp {
         let (database, redis) = tokio::join!(TestDatabase::create(), test_redis());
         let engine = Sim::start(SimConfig::instant()).await;
         let mut vars = MapVars::from([
-            ("DATABASE_URL", database.url()),
-            ("REDIS_URL", &redis.url),
+            ("REDIS_URL", redis.url.as_str()),
             ("REDIS_KEY_PREFIX", &redis.prefix),
             ("DATABASE_POOL_SIZE", "5"),
             // A machine that also builds takes its time to connect.
@@ -61,7 +60,7 @@ impl TestApp {
             ("HOST", "127.0.0.1"),
             ("SHUTDOWN_BUDGET", "10s"),
         ]);
-        for (name, value) in overrides {
+        for (name, value) in database.variables().iter().chain(overrides) {
             vars.set(name, value);
         }
         Self::replica_of(vars, database.into(), redis, engine.into(), Clock::system())

@@ -52,14 +52,14 @@ impl Deployment {
         let mut vars = vec![
             ("PORT", port.as_str()),
             ("HOST", "127.0.0.1"),
-            ("DATABASE_URL", self.database.url()),
             ("DATABASE_POOL_SIZE", "5"),
-            ("REDIS_URL", &self.redis.url),
+            ("REDIS_URL", self.redis.url.as_str()),
             ("REDIS_KEY_PREFIX", &self.redis.prefix),
             ("ENGINE_URL", &engine),
             ("LOG_FORMAT", "json"),
             ("SHUTDOWN_BUDGET", "6s"),
         ];
+        vars.extend(self.database.variables());
         vars.extend(more);
         start(&vars)
     }
