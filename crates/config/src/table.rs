@@ -181,7 +181,7 @@ pub const VARIABLES: &[Variable] = &[
     v(AUTH, "SIGNUP", Api, PerEnvironment { development: "open", deployed: "closed" }, "closed",
         "Who may register: open, invite (whom an administrator invited) or closed. Open sign-up spends AI money."),
     v(AUTH, "PASSWORD_HASH_CONCURRENCY", Api, Value("2"), "2",
-        "Password hashings at a time, 19 MiB and about 20 ms of CPU each (1 to 64). Excess waits 2 s, then 503."),
+        "Password hashings at a time, 19 MiB and about 20 ms of CPU each (1 to 64). Excess waits 1.5 s, then 503."),
 
     v(CREDENTIALS, "CHANNEL_ENCRYPTION_KEY", Both, Sample { value: "62616c6c6173742d646576656c6f706d656e742d73616d706c652d6372656465", sample: "62616c6c6173742d646576656c6f706d656e742d73616d706c652d6372656465" }, "64 hex digits",
         "Encrypts the credentials of other systems that users store (AES-256-GCM): 32 random bytes, in hex or base64. Several, comma-separated, while keys are rotated: the first one encrypts, all of them decrypt. API and worker need the same.").secret().aka(&["ENCRYPTION_KEY", "CREDENTIALS_ENCRYPTION_KEY"]),

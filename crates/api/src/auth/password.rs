@@ -27,8 +27,8 @@ const HASH: usize = 32;
 const LENGTH: std::ops::RangeInclusive<usize> = 8..=128;
 const WRONG_LENGTH: &str = "must have 8 to 128 characters";
 const TOO_COMMON: &str = "is one of the first that are guessed: choose one that is not in common use and not made of your address or of this service's name, such as four random words";
-/// How long a request waits for its turn.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a request waits for its turn: with all that comes before, who gets none is told so within two and a half seconds.
+const PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// What one hashing works in.
 type Memory = Vec<Block>;
