@@ -199,6 +199,15 @@ impl Redis {
         result
     }
 
+    /// Of which server this is the memory, and how much of it was given up.
+    pub async fn memory(&self) -> Result<Memory, RedisError> {
+        self.call(async |c| {
+            let info: String = deadpool_redis::redis::cmd("INFO").query_async(c).await?;
+            Ok(Memory::read(&info))
+        })
+        .await
+    }
+
     /// True while the breaker is open.
     pub fn is_out(&self) -> bool {
         self.inner.breaker.is_open()
@@ -226,6 +235,23 @@ impl Redis {
                 None => format!("redis failed: {}", e.category()),
             }),
             Err(error) => Err(runtime::redact::text(&error.to_string()).into_owned()),
+        }
+    }
+}
+
+/// What tells that a server has forgotten something, when it is no longer what it was: it was started anew, or it was full.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Memory {
+    run_id: String,
+    evicted_keys: u64,
+}
+
+impl Memory {
+    fn read(info: &str) -> Self {
+        let value = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        Self {
+            run_id: value("run_id").unwrap_or_default().to_owned(),
+            evicted_keys: value("evicted_keys").and_then(|keys| keys.parse().ok()).unwrap_or_default(),
         }
     }
 }

@@ -263,6 +263,7 @@ async fn decide(conn: &mut PgConnection, line: &CronLine, tick: DateTime<Utc>) -
     .await?;
     if let Some(new) = new {
         metrics::counter!("cron_ticks_total", "line" => line.name, "decision" => "run").increment(1);
+        crate::enqueue::count(&job.kind);
         tracing::info!(line = line.name, %tick, job = new.id, "cron tick");
     }
     Ok(())

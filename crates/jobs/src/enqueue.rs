@@ -419,7 +419,7 @@ fn trace() -> Option<Value> {
     runtime::trace_context::current().map(|parent| serde_json::json!({ "traceparent": parent }))
 }
 
-fn count(kind: &str) {
+pub(crate) fn count(kind: &str) {
     metrics::counter!("jobs_enqueued_total", "kind" => kind.to_owned()).increment(1);
 }
 

@@ -1,9 +1,9 @@
 //! Ended sessions and revoked keys, told to every replica through Redis.
 //!
 //! Postgres has the truth; a mark in Redis makes it known within a second, because admission looks at it with every request.
-//! A mark can be missed: Redis was out, or a process died between its commit and its mark. So a replica writes the marks of
-//! everything that ended lately once more when it starts, and whenever Redis comes back. What nobody marked ends with its
-//! access tokens.
+//! A mark can be missed: Redis was out, or a process died between its commit and its mark. And it can be forgotten: Redis was
+//! full, or another one took its place. So a replica writes the marks of everything that ended lately once more when it starts,
+//! whenever Redis comes back, and when it has forgotten anything. What nobody marked ends with its access tokens.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -21,7 +21,10 @@ use crate::{AppState, Error, Result, admission::RECORD_TTL};
 /// How often it is looked whether marks are missing; that costs nothing while none are.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Longer than any access token lives, whatever the API is told: the configuration allows an hour.
+/// After so many looks it is looked whether Redis has forgotten anything.
+const LOOKS_AT_MEMORY: u32 = 5;
+
+/// Longer than any access token lives. The configuration allows an hour, and some may be of before it was lowered.
 const LONGEST_MARK: Duration = Duration::from_secs(3_660);
 
 /// Whether marks are missing in Redis, as far as this process knows.
@@ -51,7 +54,7 @@ pub(crate) async fn mark_session(state: &AppState, session_id: Uuid) {
 
 /// As [`mark_session`], for as many as a user may have: those whose last access token has expired need no mark.
 pub(crate) async fn mark_sessions(state: &AppState, ended: &[db::sessions::Revoked]) {
-    let since = state.clock.now() - life_of_a_mark(state);
+    let since = state.clock.now() - LONGEST_MARK;
     let recent = ended.iter().filter(|session| session.last_used_at > since);
     join_all(recent.map(|session| mark_session(state, session.id))).await;
 }
@@ -84,12 +87,7 @@ fn missed(state: &AppState, error: &db::RedisError) {
 }
 
 async fn write_session(state: &AppState, session_id: Uuid) -> Result<(), db::RedisError> {
-    state.limiter.revoke(&subject(session_id), i64::MAX / 2_048, life_of_a_mark(state)).await
-}
-
-/// A mark must outlive every access token of its session.
-fn life_of_a_mark(state: &AppState) -> Duration {
-    state.config.auth.access_token_ttl + Duration::from_secs(60)
+    state.limiter.revoke(&subject(session_id), i64::MAX / 2_048, LONGEST_MARK).await
 }
 
 /// Writes missing marks for as long as the process serves.
@@ -101,7 +99,16 @@ pub(crate) async fn keep_marks(state: AppState) {
 }
 
 async fn watch(state: &AppState) {
-    loop {
+    let mut memory = None;
+    for look in (0..LOOKS_AT_MEMORY).cycle() {
+        if look == 0
+            && let Ok(now) = state.redis.memory().await
+        {
+            if memory.as_ref().is_some_and(|before| *before != now) {
+                state.marks.missing.store(true, Ordering::Relaxed);
+            }
+            memory = Some(now);
+        }
         if state.redis.is_out() {
             // What others ended meanwhile is missing too, and a server that was replaced has forgotten everything.
             state.marks.missing.store(true, Ordering::Relaxed);
@@ -122,7 +129,7 @@ async fn write_all(state: &AppState) -> Result<()> {
     let (sessions, keys) = state
         .database
         .call::<_, db::Error>("revocations.recent", async |c| {
-            let sessions = db::sessions::revoked_within(c, life_of_a_mark(state)).await?;
+            let sessions = db::sessions::revoked_within(c, LONGEST_MARK).await?;
             Ok((sessions, db::api_keys::revoked_within(c, RECORD_TTL).await?))
         })
         .await?;

@@ -137,6 +137,7 @@ async fn a_key_that_is_made_while_its_session_ends_is_not_made() {
     assert_eq!(keys, 0);
 }
 
+/// Case A12.
 #[tokio::test]
 async fn a_key_ends_at_its_time() {
     let app = TestApp::start().await;

@@ -124,7 +124,13 @@ async fn main() -> anyhow::Result<()> {
     };
     let mut lines = Vec::new();
     for expression in cron {
-        let deed = |tick| Deed { what: What::Work, ms: 20, tick: Some(tick) };
+        // A line that cannot be made, for a worker that goes down with its schedule.
+        let (expression, panics) =
+            expression.strip_prefix("panic ").map_or((expression.as_str(), false), |rest| (rest, true));
+        let deed = move |tick| {
+            assert!(!panics, "a cron line panics");
+            Deed { what: What::Work, ms: 20, tick: Some(tick) }
+        };
         lines.push(CronLine::new("line", expression, chrono_tz::Tz::UTC, CatchUp::All, deed)?);
     }
     let life = Lifecycle::new(ShutdownConfig { delay: Duration::ZERO, budget: Duration::from_secs(5) });

@@ -74,14 +74,16 @@ async fn an_outcome_that_waits_while_its_partition_is_made_is_written_all_the_sa
         let mut reader = conn.begin().await.unwrap();
         sqlx::raw_sql("select from job_done_default").execute(&mut *reader).await.unwrap();
         let mut keeper = bench.conn().await;
-        let keep = tokio::spawn(async move {
-            jobs::keep_partitions(&mut keeper, Duration::from_secs(30 * 86_400)).await.unwrap();
-        });
-        waits_for_a_lock(&bench, "%attach partition%").await;
-        let id = bench.enqueue(1).await;
-        waits_for_a_lock(&bench, ACKNOWLEDGEMENT).await;
-        reader.rollback().await.unwrap();
-        keep.await.unwrap();
+        let keep = jobs::keep_partitions(&mut keeper, Duration::from_secs(30 * 86_400));
+        let meanwhile = async {
+            waits_for_a_lock(&bench, "%attach partition%").await;
+            let id = bench.enqueue(1).await;
+            waits_for_a_lock(&bench, ACKNOWLEDGEMENT).await;
+            reader.rollback().await.unwrap();
+            id
+        };
+        let (kept, id) = tokio::join!(keep, meanwhile);
+        kept.unwrap();
         done_at_the_first_attempt(&bench, id).await;
         assert_eq!(bench.number("select count(*) from only job_done_default").await, 0);
         end(&life).await;

@@ -316,3 +316,20 @@ async fn a_minute_of_random_kills_and_pauses_gives_one_job_for_each_tick_and_one
     let again = bench.number("select count(*) from job_done where attempt > 1").await;
     assert!(again > 0, "no job was hit by a kill or a pause");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_schedule_panics_ends_with_a_failure_and_hands_back_what_it_held() {
+    let bench = bench().await;
+    let mut process = Process::start(&bench, LONG_MS, &["panic */1 * * * * *"]);
+    let held = deed(&bench, "work", 60_000).await;
+    let mut status = None;
+    eventually("it has ended", async || {
+        status = process.0.try_wait().unwrap();
+        status.is_some()
+    })
+    .await;
+    assert_eq!(status.unwrap().code(), Some(1));
+    // At once, and not when the lease is over.
+    let job = jobs::find(&mut bench.conn().await, held).await.unwrap().unwrap();
+    assert_eq!((job.state, job.attempt), (JobState::Ready, 0), "{job:?}");
+}

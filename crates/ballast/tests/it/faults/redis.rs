@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use test_support::{FaultProxy, Mode, OwnServices};
 
 use super::{ADMITTED, MS, S, Stand, load::Load, load::Samples, redis_at, redis_server::RedisServer, tell};
-use crate::support::{eventually, in_full, metric};
+use crate::support::{TestApp, eventually, in_full, metric};
 
 /// Under `cargo xtask abuse` the figures count; beside other tests a machine does much else meanwhile.
 fn bound(in_full_ms: u64, usual_ms: u64) -> Duration {
@@ -227,4 +227,44 @@ async fn a_redis_that_still_loads_its_data_is_taken_for_one_that_is_out() {
     .await;
     held_by_local_limits(&stand, "LOADING").await;
     until_decided_by(&stand, "redis", S(30)).await;
+}
+
+/// Case A8, for a Redis that is well but has forgotten: it was full and gave the mark up, or another one took its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_a_full_or_replaced_redis_forgot_to_have_ended_is_ended_again() {
+    let mut redis = RedisServer::start().await;
+    // A mark outlives the tokens of before, too.
+    let app = TestApp::with(&[("REDIS_URL", &redis.url()), ("ACCESS_TOKEN_TTL", "5m")]).await;
+    let user = app.user().await;
+    user.logout(&user.refresh_token).await.expect(204);
+    user.get("/v1/me").await.problem(401, "revoked");
+    let mut admin = redis_at(&redis.url()).await;
+    let mark = format!("*session:{}*", user.session_id());
+    let marks: Vec<String> = db::redis_client::cmd("KEYS").arg(&mark).query_async(&mut admin).await.unwrap();
+    let [mark] = marks.as_slice() else { panic!("{marks:?}") };
+    let left: u64 = db::redis_client::cmd("TTL").arg(mark).query_async(&mut admin).await.unwrap();
+    assert!(left > 3_600, "longer than any token lives, whatever it was configured to: {left} s");
+
+    // It is the smallest that goes last: room for nothing but what is written now.
+    tell(&mut admin, "CONFIG SET maxmemory-policy allkeys-random").await;
+    tell(&mut admin, "CONFIG SET maxmemory 3000000").await;
+    let junk = "x".repeat(100_000);
+    let mut forgotten = false;
+    for n in 0..2_000 {
+        let _: () = db::redis_client::cmd("SET").arg(n).arg(&junk).query_async(&mut admin).await.unwrap();
+        let there: bool = db::redis_client::cmd("EXISTS").arg(mark).query_async(&mut admin).await.unwrap();
+        forgotten = !there;
+        if forgotten {
+            break;
+        }
+    }
+    assert!(forgotten, "2,000 writes into a full Redis leave the mark");
+    tell(&mut admin, "CONFIG SET maxmemory 0").await;
+    eventually("it is dead again", S(15), async || user.get("/v1/me").await.status == 401).await;
+
+    // Quicker than any call of ours could fail, as far as a test can be.
+    redis.kill();
+    redis.start_again(&[]);
+    redis.answers().await;
+    eventually("it is dead again", S(15), async || user.get("/v1/me").await.status == 401).await;
 }
