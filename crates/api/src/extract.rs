@@ -50,7 +50,7 @@ async fn read<S: Send + Sync, B: DeserializeOwned>(request: Request, state: &S) 
     }
 }
 
-/// A JSON object and nothing else: serde alone also reads a list, field by field.
+/// A JSON object and nothing else: serde alone also reads a list, field by field (and still does within the object).
 struct Object<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {

@@ -37,6 +37,6 @@ pub use database::Database;
 pub use deadpool_redis::redis::{self as redis_client};
 pub use error::{Error, Result};
 pub use migrate::{MigrateError, Migration, MigrationStatus, Migrations};
-pub use redis::{Memory, Redis, RedisError};
+pub use redis::{Incarnation, Redis, RedisError};
 pub use seal::{SealError, Sealed, SealingKeys};
 pub use sqlx::PgConnection;

@@ -199,11 +199,12 @@ impl Redis {
         result
     }
 
-    /// Of which server this is the memory, and how much of it was given up.
-    pub async fn memory(&self) -> Result<Memory, RedisError> {
-        self.call(async |c| {
-            let info: String = deadpool_redis::redis::cmd("INFO").query_async(c).await?;
-            Ok(Memory::read(&info))
+    /// Which server this is, and how much it gave up. `None` from one that does not say, because `INFO` is not allowed there.
+    pub async fn incarnation(&self) -> Result<Option<Incarnation>, RedisError> {
+        self.call(async |c| match deadpool_redis::redis::cmd("INFO").query_async::<String>(c).await {
+            Ok(info) => Ok(Incarnation::read(&info)),
+            Err(error) if error.code() == Some("NOPERM") => Ok(None),
+            Err(error) => Err(error),
         })
         .await
     }
@@ -239,20 +240,19 @@ impl Redis {
     }
 }
 
-/// What tells that a server has forgotten something, when it is no longer what it was: it was started anew, or it was full.
+/// A server from its start on, as long as it gives up nothing. Another one has forgotten something.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Memory {
+pub struct Incarnation {
     run_id: String,
-    evicted_keys: u64,
+    evicted_keys: String,
 }
 
-impl Memory {
-    fn read(info: &str) -> Self {
-        let value = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        Self {
-            run_id: value("run_id").unwrap_or_default().to_owned(),
-            evicted_keys: value("evicted_keys").and_then(|keys| keys.parse().ok()).unwrap_or_default(),
-        }
+impl Incarnation {
+    fn read(info: &str) -> Option<Self> {
+        let value = |name: &str| {
+            info.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.to_owned()))
+        };
+        Some(Self { run_id: value("run_id")?, evicted_keys: value("evicted_keys")? })
     }
 }
 
@@ -261,4 +261,22 @@ impl Memory {
 fn is_about_the_call(error: &deadpool_redis::redis::RedisError) -> bool {
     let elsewhere = ["READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "WRONGPASS", "NOPERM"];
     !error.is_unrecoverable_error() && !error.is_timeout() && !elsewhere.contains(&error.code().unwrap_or(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_started_anew_or_gave_something_up_is_another_incarnation() {
+        let read = |run_id: &str, evicted: u32| {
+            let rest = "# Server\r\nredis_version:7.0.15\r\nredis_git_sha1:00000000\r\nrun_id_of_others:c\r\n";
+            Incarnation::read(&format!("{rest}run_id:{run_id}\r\n# Stats\r\nevicted_keys:{evicted}\r\n"))
+        };
+        assert!(read("a", 1).is_some());
+        assert_eq!(read("a", 1), read("a", 1));
+        assert_ne!(read("a", 1), read("a", 2));
+        assert_ne!(read("a", 1), read("b", 1));
+        assert_eq!(Incarnation::read("run_id:a\r\n"), None);
+    }
 }

@@ -99,9 +99,21 @@ impl JobContext {
         &self.inner.cancelled
     }
 
-    /// The pool of the worker, for the job's own queries.
+    /// The pool of the worker, for single statements. For more than one there is [`Self::transaction`].
     pub fn pool(&self) -> &PgPool {
         &self.inner.pool
+    }
+
+    /// Runs `work` in a transaction: committed when it returns `Ok`, rolled back otherwise.
+    ///
+    /// A job that ends in the middle, cancelled or out of time, closes the connection. `PgPool::begin` does not: dropped before
+    /// Postgres has answered it gives back a connection with an open transaction, in which the next one's writes are lost
+    /// ([sqlx #4385](https://github.com/launchbadge/sqlx/issues/4385)).
+    pub async fn transaction<T, E: From<sqlx::Error>>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        db::transaction(&self.inner.pool, work).await
     }
 
     /// Shows how far the job is. Cheap to call often: it writes a few times a second at most. Failures are logged only,

@@ -1,8 +1,8 @@
-//! Calls on the pool with a deadline of our own.
+//! Calls on the pool, from which no connection comes back in the middle of one.
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
+use sqlx::{Connection as _, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
 use crate::Error;
 
@@ -16,6 +16,45 @@ pub(crate) async fn call<T, E: Into<Error>>(
     work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
 ) -> Result<T, Error> {
     Kept::new(pool.clone()).call(work).await
+}
+
+/// Runs `work` in a transaction: committed when it returns `Ok`, rolled back otherwise. Whoever calls it sets the deadline.
+pub(crate) async fn transaction<T, E: From<sqlx::Error>>(
+    pool: &PgPool,
+    work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+) -> Result<T, E> {
+    let mut busy = Busy(Some(pool.acquire().await?));
+    let mut tx = busy.conn().begin().await?;
+    let result = work(&mut tx).await;
+    match result {
+        Ok(_) => tx.commit().await?,
+        Err(_) => tx.rollback().await?,
+    }
+    busy.finished();
+    result
+}
+
+/// A connection that is closed and not returned when its call does not finish, because its time is up or its caller was
+/// dropped: it may be in a transaction that sqlx does not know of
+/// ([sqlx #4385](https://github.com/launchbadge/sqlx/issues/4385)), and the next one's writes would be lost in it.
+struct Busy(Option<PoolConnection<Postgres>>);
+
+impl Busy {
+    fn conn(&mut self) -> &mut PgConnection {
+        self.0.as_mut().expect("taken at the end only")
+    }
+
+    fn finished(mut self) -> PoolConnection<Postgres> {
+        self.0.take().expect("taken at the end only")
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if let Some(conn) = self.0.take() {
+            drop(conn.detach());
+        }
+    }
 }
 
 /// A connection that is kept over calls that follow each other closely: to return one to the pool costs a round trip.
@@ -35,25 +74,65 @@ impl Kept {
         &mut self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
     ) -> Result<T, Error> {
-        let mut conn = match self.conn.take() {
+        let conn = match self.conn.take() {
             Some(conn) => conn,
             None => self.pool.acquire().await?,
         };
-        match tokio::time::timeout(DEADLINE, work(&mut conn)).await {
-            Ok(Ok(done)) => {
-                self.conn = Some(conn);
-                Ok(done)
-            }
-            Ok(Err(error)) => Err(error.into()),
-            Err(_) => {
-                drop(conn.detach());
-                Err(Error::Deadline(DEADLINE))
-            }
+        let mut busy = Busy(Some(conn));
+        let result = tokio::time::timeout(DEADLINE, work(busy.conn())).await;
+        let result = result.map_err(|_| Error::Deadline(DEADLINE))?;
+        let conn = busy.finished();
+        if result.is_ok() {
+            self.conn = Some(conn);
         }
+        result.map_err(Into::into)
     }
 
     /// There is nothing more to do for now: others may have it.
     pub(crate) fn give_back(&mut self) {
         self.conn = None;
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::future::pending;
+
+    use futures_util::FutureExt as _;
+    use sqlx::postgres::PgPoolOptions;
+    use test_support::TestDatabase;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_transaction_dropped_while_it_begins_takes_no_later_write_with_it() {
+        let database = TestDatabase::create().await;
+        let pool = PgPoolOptions::new().max_connections(1).test_before_acquire(false);
+        let pool = pool.connect(database.url()).await.unwrap();
+        sqlx::raw_sql("create table written (n int)").execute(&pool).await.unwrap();
+        for n in 0..20 {
+            // One idle connection, so that a single poll sends BEGIN.
+            drop(pool.acquire().await.unwrap());
+            while pool.num_idle() == 0 {
+                tokio::task::yield_now().await;
+            }
+            let dropped = if n % 2 == 0 {
+                transaction::<(), Error>(&pool, async |_| pending().await).now_or_never()
+            } else {
+                let begin = async |conn: &mut PgConnection| {
+                    let _tx = conn.begin().await?;
+                    pending::<Result<(), Error>>().await
+                };
+                call(&pool, begin).now_or_never()
+            };
+            assert!(dropped.is_none());
+            sqlx::query("insert into written values ($1)").bind(n).execute(&pool).await.unwrap();
+        }
+        pool.close().await;
+        let mut other = PgConnection::connect(database.url()).await.unwrap();
+        let written: i64 =
+            sqlx::query_scalar("select count(*) from written").fetch_one(&mut other).await.unwrap();
+        assert_eq!(written, 20);
     }
 }

@@ -85,7 +85,7 @@ fn table(day: NaiveDate) -> String {
 }
 
 /// Made apart and attached, because the default partition may hold rows of the day: they must move first. The lock on the whole
-/// comes first of all: whoever ends a job waits there, before Postgres looks for the partition that the row belongs to.
+/// comes first of all: whoever ends a job waits there, two seconds at most, before Postgres looks for the partition that the row belongs to.
 async fn create(conn: &mut PgConnection, day: NaiveDate) -> Result<bool, Error> {
     let Some(next) = day.succ_opt() else { return Ok(false) };
     let name = table(day);

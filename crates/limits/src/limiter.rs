@@ -120,8 +120,9 @@ impl Limiter {
         let limiter = self.clone();
         async move {
             let settled = limiter.settle_in_redis(&settlement).await;
-            if !settled {
-                metrics::counter!("settlements_lost_total").increment(1);
+            // A permit has more tries.
+            if !settled && !settlement.corrections.is_empty() {
+                lost();
             }
             match settlement.permit {
                 Some(permit) if settled => limiter.local.permits.forget(&permit),
@@ -139,11 +140,16 @@ impl Limiter {
     fn return_later(self, permit: Permit) {
         tokio::spawn(async move {
             let settlement = Settlement { permit: Some(permit.clone()), ..Settlement::default() };
+            let mut returned = false;
             for _ in 0..RETURNS_AGAIN {
                 tokio::time::sleep(PAUSE_BEFORE_AGAIN).await;
-                if self.settle_in_redis(&settlement).await {
+                returned = self.settle_in_redis(&settlement).await;
+                if returned {
                     break;
                 }
+            }
+            if !returned {
+                lost();
             }
             self.local.permits.forget(&permit);
         });
@@ -317,6 +323,10 @@ fn kind(charge: &Charge) -> &'static str {
         Algorithm::FixedWindow => "cnt",
         Algorithm::Permits => "sem",
     }
+}
+
+fn lost() {
+    metrics::counter!("settlements_lost_total").increment(1);
 }
 
 fn micros(d: Duration) -> u64 {

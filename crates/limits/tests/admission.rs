@@ -10,7 +10,7 @@ use limits::{
     Admission, Admitted, Algorithm, Decision, Limited, Limiter, Overrides, Per, Permit, Policies, Policy,
     Settlement,
 };
-use test_support::{TestRedis, test_redis};
+use test_support::{FaultProxy, Mode, TestRedis, test_redis};
 
 fn policies() -> Policies {
     let vars = MapVars::from([
@@ -372,6 +372,29 @@ async fn one_permit_is_enough_for_requests_one_after_the_other() {
         // Told to Redis beside the next request.
         let settled = limiter.settle(give_back(permit));
         returns.spawn(settled);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_permit_that_redis_did_not_hear_returned_is_returned_again_and_nobody_waits_for_that() {
+    let redis = test_redis().await;
+    let (proxy, url) = FaultProxy::in_front_of(&redis.url).await;
+    let limiter = limiter_at(&url, &redis.prefix);
+    let other = self::limiter(&redis);
+    let streams = policy("concurrent-streams", Algorithm::Permits, "1/60s");
+    let mut ask = Admission::default();
+    ask.permit(streams.permit("u", "a"));
+    assert!(admitted(&limiter.admit(&ask).await));
+    proxy.set(Mode::Refuse);
+    let begun = std::time::Instant::now();
+    limiter.settle(give_back(streams.permit("u", "a"))).await;
+    assert!(begun.elapsed() < Duration::from_millis(450), "{:?}", begun.elapsed());
+    ask.permit(streams.permit("u", "b"));
+    limited(other.admit(&ask).await);
+    proxy.set(Mode::Pass);
+    while other.look(&streams, "u").await.unwrap().remaining == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it is not free again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

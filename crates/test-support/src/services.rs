@@ -26,6 +26,10 @@ fn find() -> Result<TestServices> {
     if let (Some(database_url), Some(redis_url)) = (&postgres, &redis) {
         return Ok(TestServices { database_url: database_url.clone(), redis_url: redis_url.clone() });
     }
+    anyhow::ensure!(
+        postgres.is_some() || pooler().is_none(),
+        "TEST_POOLER stands in front of a Postgres of yours: set TEST_DATABASE_URL to that one"
+    );
     let shared = test_services(&project()?).context("no Postgres and Redis for the tests")?;
     Ok(TestServices {
         database_url: postgres.unwrap_or(shared.database_url),
@@ -44,7 +48,8 @@ pub fn nginx() -> PathBuf {
     find().unwrap_or_else(|error| panic!("{error:#}"))
 }
 
-/// `HOST:PORT` of a transaction pooler in front of the tests' Postgres: with it the full-stack tests reach their databases that way.
+/// `HOST:PORT` of a transaction pooler in front of the tests' Postgres: with it the processes of the full-stack tests reach their
+/// databases that way. Tests that start servers of their own go to those directly.
 pub(crate) fn pooler() -> Option<String> {
     variable("TEST_POOLER")
 }

@@ -23,7 +23,7 @@ Examples:
   cargo xtask removal documents          those whose name begins so
   cargo xtask removal --list             name them, check that every step fits the tree, build nothing
 
-The copy and what is built of it are in target/removal; dependencies are shared with this checkout.";
+The copy and all that is built of it are in target/removal: some gigabytes, and the first time takes some minutes more.";
 
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "cargo xtask removal [OPTIONS] [NAME]", after_help = EXAMPLES)]
@@ -100,7 +100,8 @@ fn apply(root: &Path, all: &[Recipe], chosen: &[&Recipe]) -> Result<Changes> {
     Ok(changes)
 }
 
-/// A copy of the checkout, with what is not committed yet.
+/// A copy of the checkout, with what is not committed yet. It has a target folder of its own: cargo knows a crate by its path within
+/// the workspace, and would take what is built here for the checkout's.
 struct Copy<'a> {
     project: &'a Project,
     root: PathBuf,
@@ -129,12 +130,8 @@ impl<'a> Copy<'a> {
     /// The tree with these changes, checked: no error and no warning, in the tests neither.
     fn build(&self, changes: &Changes) -> Result<()> {
         self.write(changes)?;
-        let mut check = cargo::cargo(self.project);
-        check
-            .args(["check", "--workspace", "--tests", "--quiet"])
-            .current_dir(&self.root)
-            .env("CARGO_TARGET_DIR", cargo::target_dir()?)
-            .stderr(Stdio::piped());
+        let mut check = self.cargo();
+        check.args(["check", "--workspace", "--tests", "--quiet"]).stderr(Stdio::piped());
         let child = check.spawn().context("cannot run cargo")?;
         let output = child.wait_with_output().context("cannot wait for cargo")?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -148,11 +145,13 @@ impl<'a> Copy<'a> {
     /// Runs a command of cargo's that a document names.
     fn run(&self, command: &str) -> Result<()> {
         let arguments = command.strip_prefix("cargo ").context("a recipe runs cargo")?;
-        let mut run = cargo::cargo(self.project);
-        run.args(arguments.split_whitespace())
-            .current_dir(&self.root)
-            .env("CARGO_TARGET_DIR", cargo::target_dir()?);
-        cargo::run_ok(&mut run)
+        cargo::run_ok(self.cargo().args(arguments.split_whitespace()))
+    }
+
+    fn cargo(&self) -> Command {
+        let mut cargo = cargo::cargo(self.project);
+        cargo.current_dir(&self.root).env("CARGO_TARGET_DIR", self.root.join("target"));
+        cargo
     }
 
     /// Writes what differs, so that cargo builds no more than it must.

@@ -192,15 +192,11 @@ impl<'de> Deserialize<'de> for Whole {
                 Ok(Whole(number))
             }
 
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "whole, not negative, and what is too large stays too large"
-            )]
             fn visit_f64<E: DeError>(self, number: f64) -> Result<Whole, E> {
                 if number < 0.0 || number.fract() != 0.0 {
                     return Err(E::invalid_value(Unexpected::Float(number), &self));
                 }
+                // What is too large stays too large.
                 Ok(Whole(number as u64))
             }
         }

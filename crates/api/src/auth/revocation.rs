@@ -13,6 +13,7 @@ use std::{
 use futures_util::future::join_all;
 use limits::Limiter;
 use runtime::Phase;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Record;
@@ -21,8 +22,8 @@ use crate::{AppState, Error, Result, admission::RECORD_TTL};
 /// How often it is looked whether marks are missing; that costs nothing while none are.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// After so many looks it is looked whether Redis has forgotten anything.
-const LOOKS_AT_MEMORY: u32 = 5;
+/// How often Redis is asked whether it has forgotten anything.
+const ASK: Duration = Duration::from_secs(5);
 
 /// Longer than any access token lives. The configuration allows an hour, and some may be of before it was lowered.
 const LONGEST_MARK: Duration = Duration::from_secs(3_660);
@@ -47,7 +48,7 @@ pub(crate) fn subject(session_id: Uuid) -> String {
 
 /// Marks a session as ended for every replica; the database must say so already.
 pub(crate) async fn mark_session(state: &AppState, session_id: Uuid) {
-    if let Err(error) = write_session(state, session_id).await {
+    if let Err(error) = write_session(&state.limiter, session_id).await {
         missed(state, &error);
     }
 }
@@ -71,7 +72,7 @@ pub(crate) async fn mark_key(state: &AppState, public_id: &str) -> Result<()> {
 /// Marks sessions and API keys of a user who was disabled; for the command line, which has no process that could do it later.
 pub async fn mark_all(limiter: &Limiter, sessions: &[Uuid], keys: &[String]) -> anyhow::Result<()> {
     for session_id in sessions {
-        limiter.revoke(&subject(*session_id), i64::MAX / 2_048, LONGEST_MARK).await?;
+        write_session(limiter, *session_id).await?;
     }
     let dead = Record::nobody().encode()?;
     for public_id in keys {
@@ -86,8 +87,8 @@ fn missed(state: &AppState, error: &db::RedisError) {
     tracing::warn!(%error, "a revocation could not be marked in redis; it is marked when redis is back");
 }
 
-async fn write_session(state: &AppState, session_id: Uuid) -> Result<(), db::RedisError> {
-    state.limiter.revoke(&subject(session_id), i64::MAX / 2_048, LONGEST_MARK).await
+async fn write_session(limiter: &Limiter, session_id: Uuid) -> Result<(), db::RedisError> {
+    limiter.revoke(&subject(session_id), i64::MAX / 2_048, LONGEST_MARK).await
 }
 
 /// Writes missing marks for as long as the process serves.
@@ -99,15 +100,19 @@ pub(crate) async fn keep_marks(state: AppState) {
 }
 
 async fn watch(state: &AppState) {
-    let mut memory = None;
-    for look in (0..LOOKS_AT_MEMORY).cycle() {
-        if look == 0
-            && let Ok(now) = state.redis.memory().await
+    let mut before = None;
+    let mut ask_at = Some(Instant::now());
+    loop {
+        if ask_at.is_some_and(|at| at <= Instant::now())
+            && let Ok(now) = state.redis.incarnation().await
         {
-            if memory.as_ref().is_some_and(|before| *before != now) {
+            ask_at = now.is_some().then(|| Instant::now() + ASK);
+            if now.is_none() {
+                tracing::warn!("this user of redis may not ask for INFO: marks that it forgets are not written again");
+            } else if before.is_some() && before != now {
                 state.marks.missing.store(true, Ordering::Relaxed);
             }
-            memory = Some(now);
+            before = now;
         }
         if state.redis.is_out() {
             // What others ended meanwhile is missing too, and a server that was replaced has forgotten everything.
@@ -135,7 +140,7 @@ async fn write_all(state: &AppState) -> Result<()> {
         .await?;
     let unavailable = |_| Error::unavailable("redis_unavailable", "Redis is out.", LOOK);
     for session_id in &sessions {
-        write_session(state, *session_id).await.map_err(unavailable)?;
+        write_session(&state.limiter, *session_id).await.map_err(unavailable)?;
     }
     let dead = Record::nobody().encode().map_err(Error::internal)?;
     for public_id in &keys {

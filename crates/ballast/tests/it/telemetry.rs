@@ -369,6 +369,14 @@ async fn the_queues_metrics_tell_what_became_of_jobs_and_workers() {
     .execute(pool)
     .await
     .unwrap();
+    // A line that was there before, so that a tick has been missed by now.
+    sqlx::query(
+        "insert into cron_line (name, schedule, timezone, catch_up, kind, registered_at)
+         values ('keep_partitions', '', 'UTC', 'one', '', now() - interval '25 hours')",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
     let port = free_port();
     let vars = [("WORKER_LEASE", "12s"), ("WORKER_POLL_INTERVAL", "100ms")];
     let _all = deployment.start("all", port, &vars);
@@ -383,6 +391,7 @@ async fn the_queues_metrics_tell_what_became_of_jobs_and_workers() {
     at_least("jobs_rescued_total", r#"kind="echo""#, 1.0).await;
     at_least("jobs_ready", r#"queue="nobodys""#, 3.0).await;
     at_least("jobs_oldest_ready_seconds", r#"queue="nobodys""#, 0.001).await;
+    at_least("jobs_enqueued_total", r#"kind="keep_partitions""#, 1.0).await;
 
     let token = deployment.user_at(port).await.token().to_owned();
     let id = start_echo(&url, &token, "").await;

@@ -172,7 +172,7 @@ async fn while_postgres_is_out_of_reach_requests_end_in_time_and_afterwards_all_
     // Nobody holds the job for ever: the lease has run out, and another worker takes it.
     let other = free_port();
     let deployment = Deployment::new().await;
-    let _other = deployment.start("worker", other, &[("DATABASE_URL", database.url())]);
+    let _other = deployment.start("worker", other, &database.variables());
     let job = until(&mut c, id, JobState::Completed).await;
     assert_eq!(job.result.as_ref().unwrap()["attempt"], 2, "{job:?}");
     tokio::time::sleep(S(if in_full() { 60 } else { 12 }).saturating_sub(cut_at.elapsed())).await;

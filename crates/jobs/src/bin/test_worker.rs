@@ -9,7 +9,10 @@ use anyhow::Context as _;
 use jobs::{CatchUp, CronLine, Error, JobContext, JobError, JobSpec, Settings, Worker};
 use runtime::{Clock, Lifecycle, ShutdownConfig};
 use serde::{Deserialize, Serialize};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{
+    PgConnection,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Deed {
@@ -80,10 +83,11 @@ async fn act(ctx: &JobContext, deed: Deed) -> Result<(), JobError> {
             std::future::pending::<()>().await;
         }
         What::HangBeforeCommit if first => {
-            let mut tx = ctx.pool().begin().await?;
-            sqlx::query("insert into effect values ($1)").bind(ctx.id()).execute(&mut *tx).await?;
-            ctx.complete_in(&mut tx, &()).await?;
-            std::future::pending::<()>().await;
+            ctx.transaction(async |tx| {
+                effect(ctx, tx).await?;
+                std::future::pending::<Result<(), Error>>().await
+            })
+            .await?;
         }
         What::HangBeforeCommit => {}
         What::Abort => std::process::abort(),
@@ -93,18 +97,16 @@ async fn act(ctx: &JobContext, deed: Deed) -> Result<(), JobError> {
 
 /// The effect and the completion, together.
 async fn complete(ctx: &JobContext) -> Result<(), JobError> {
-    let mut tx = ctx.pool().begin().await?;
-    sqlx::query("insert into effect values ($1)").bind(ctx.id()).execute(&mut *tx).await?;
-    match ctx.complete_in(&mut tx, &()).await {
-        Ok(()) => tx.commit().await?,
-        Err(Error::LeaseLost) => {
-            tx.rollback().await?;
-            sqlx::query("insert into refused values ($1)").bind(ctx.id()).execute(ctx.pool()).await?;
-            return Err(Error::LeaseLost.into());
-        }
-        Err(error) => return Err(error.into()),
+    let done = ctx.transaction(async |tx| effect(ctx, tx).await).await;
+    if let Err(Error::LeaseLost) = done {
+        sqlx::query("insert into refused values ($1)").bind(ctx.id()).execute(ctx.pool()).await?;
     }
-    Ok(())
+    Ok(done?)
+}
+
+async fn effect(ctx: &JobContext, tx: &mut PgConnection) -> Result<(), Error> {
+    sqlx::query("insert into effect values ($1)").bind(ctx.id()).execute(&mut *tx).await?;
+    ctx.complete_in(tx, &()).await
 }
 
 #[tokio::main(worker_threads = 2)]

@@ -61,9 +61,7 @@ async fn an_outcome_that_waits_while_its_partition_is_made_is_written_all_the_sa
                 async move {
                     log.add("began");
                     if in_transaction {
-                        let mut tx = ctx.pool().begin().await?;
-                        ctx.complete_in(&mut tx, &"stored").await?;
-                        tx.commit().await?;
+                        ctx.transaction(async |tx| ctx.complete_in(tx, &"stored").await).await?;
                     }
                     Ok::<_, JobError>(())
                 }
@@ -106,12 +104,10 @@ async fn waits_for_a_lock(bench: &Bench, statement: &str) {
 
 /// Ends the connection of the one statement of this kind, once it waits for a lock.
 async fn terminate(bench: &Bench, statement: &str) {
-    let sql = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+    waits_for_a_lock(bench, statement).await;
+    let sql = "select pg_terminate_backend(pid) from pg_stat_activity
                where datname = current_database() and wait_event_type = 'Lock' and query like $1";
-    eventually("it waits for a lock", async || {
-        sqlx::query_scalar::<_, i64>(sql).bind(statement).fetch_one(&bench.pool).await.unwrap() == 1
-    })
-    .await;
+    assert!(sqlx::query_scalar::<_, bool>(sql).bind(statement).fetch_one(&bench.pool).await.unwrap());
 }
 
 /// The job began once, and there is one outcome.
@@ -207,11 +203,11 @@ async fn a_commit_of_effect_and_completion_whose_answer_was_lost_counts_and_one_
                 let log = log.clone();
                 async move {
                     log.add("began");
-                    let mut tx = ctx.pool().begin().await?;
-                    sqlx::query("insert into effect values ($1)").bind(task.n).execute(&mut *tx).await?;
-                    ctx.complete_in(&mut tx, &"stored").await?;
-                    tx.commit().await?;
-                    Ok::<_, JobError>(())
+                    ctx.transaction(async |tx| {
+                        sqlx::query("insert into effect values ($1)").bind(task.n).execute(&mut *tx).await?;
+                        Ok::<_, JobError>(ctx.complete_in(tx, &"stored").await?)
+                    })
+                    .await
                 }
             })
             .start(&life);

@@ -218,11 +218,11 @@ async fn complete_in_refuses_a_job_that_somebody_else_has_by_now() {
             // As if this worker had been declared dead and another one had claimed the job.
             sqlx::query("update job set fence = fence + 1").execute(ctx.pool()).await?;
         }
-        let mut tx = ctx.pool().begin().await?;
-        sqlx::query("insert into effect values (1)").execute(&mut *tx).await?;
-        ctx.complete_in(&mut tx, &()).await?;
-        tx.commit().await?;
-        Ok::<_, JobError>(())
+        ctx.transaction(async |tx| {
+            sqlx::query("insert into effect values (1)").execute(&mut *tx).await?;
+            Ok::<_, JobError>(ctx.complete_in(tx, &()).await?)
+        })
+        .await
     });
     drain_until_empty(&worker).await;
     assert_eq!(bench.find(id).await.state, JobState::Running, "the other one still runs it");
@@ -295,13 +295,13 @@ async fn a_job_enqueues_the_next_one_in_the_transaction_that_completes_it() {
     let bench = Bench::new().await;
     jobs::enqueue(&mut bench.conn().await, &Chain(3), EnqueueOptions::default()).await.unwrap();
     let worker = bench.worker().register::<Chain, _, _, _>(async |ctx: JobContext, Chain(left): Chain| {
-        let mut tx = ctx.pool().begin().await?;
-        if left > 0 {
-            jobs::enqueue(&mut tx, &Chain(left - 1), EnqueueOptions::default()).await?;
-        }
-        ctx.complete_in(&mut tx, &left).await?;
-        tx.commit().await?;
-        Ok::<_, JobError>(())
+        ctx.transaction(async |tx| {
+            if left > 0 {
+                jobs::enqueue(tx, &Chain(left - 1), EnqueueOptions::default()).await?;
+            }
+            Ok::<_, JobError>(ctx.complete_in(tx, &left).await?)
+        })
+        .await
     });
     assert_eq!(drain_until_empty(&worker).await, 4);
     assert_eq!(bench.number("select count(*) from job_done where state = 'completed'").await, 4);

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::Timelike as _;
 use jobs::{EnqueueOptions, JobId, JobState, Settings};
 use nix::{
     sys::signal::{Signal, kill},
@@ -320,8 +321,11 @@ async fn a_minute_of_random_kills_and_pauses_gives_one_job_for_each_tick_and_one
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_schedule_panics_ends_with_a_failure_and_hands_back_what_it_held() {
     let bench = bench().await;
-    let mut process = Process::start(&bench, LONG_MS, &["panic */1 * * * * *"]);
-    let held = deed(&bench, "work", 60_000).await;
+    let held = deed(&bench, "work", 120_000).await;
+    // Some seconds from now, for it to hold the job by then; should it take longer to start, it is the next minute.
+    let second = (chrono::Utc::now().second() + 8) % 60;
+    let mut process = Process::start(&bench, LONG_MS, &[&format!("panic {second} * * * * *")]);
+    until(&bench, "began", held, 1).await;
     let mut status = None;
     eventually("it has ended", async || {
         status = process.0.try_wait().unwrap();

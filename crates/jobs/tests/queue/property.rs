@@ -41,12 +41,7 @@ fn worker(bench: &Bench) -> Worker {
         1 => Err(anyhow::anyhow!("again").into()),
         2 => Err(JobError::discard(anyhow::anyhow!("never"))),
         3 => panic!("on purpose"),
-        _ => {
-            let mut tx = ctx.pool().begin().await?;
-            ctx.complete_in(&mut tx, &1).await?;
-            tx.commit().await?;
-            Ok(())
-        }
+        _ => Ok(ctx.transaction(async |tx| ctx.complete_in(tx, &1).await).await?),
     })
 }
 

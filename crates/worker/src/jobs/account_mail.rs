@@ -232,11 +232,8 @@ fn account_exists(to: String, until: DateTime<Utc>) -> Letter {
 }
 
 fn sign_up(to: String, until: DateTime<Utc>) -> Letter {
-    Letter {
-        why: format!("Somebody asked to register as {to}."),
-        subject: "Finish your registration",
-        ..invite(to, until)
-    }
+    let why = format!("Somebody asked to register as {to}.");
+    Letter { why, subject: "Finish your registration", ..invite(to, until) }
 }
 
 fn invite(to: String, until: DateTime<Utc>) -> Letter {

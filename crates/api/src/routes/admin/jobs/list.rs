@@ -18,7 +18,7 @@ use crate::{
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
-    /// In this state: `ready`, `running`, `completed`, `discarded` or `cancelled`.
+    /// In this state.
     #[param(value_type = Option<String>, pattern = "^(ready|running|completed|discarded|cancelled)$")]
     state: Option<JobState>,
     /// Of this kind.
