@@ -97,9 +97,8 @@ impl Kept {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::future::pending;
+    use std::{future::pending, pin::pin};
 
-    use futures_util::FutureExt as _;
     use sqlx::postgres::PgPoolOptions;
     use test_support::TestDatabase;
 
@@ -112,21 +111,26 @@ mod tests {
         let pool = pool.connect(database.url()).await.unwrap();
         sqlx::raw_sql("create table written (n int)").execute(&pool).await.unwrap();
         for n in 0..20 {
-            // One idle connection, so that a single poll sends BEGIN.
+            // An idle connection, so that one of the first few polls sends BEGIN.
             drop(pool.acquire().await.unwrap());
             while pool.num_idle() == 0 {
                 tokio::task::yield_now().await;
             }
-            let dropped = if n % 2 == 0 {
-                transaction::<(), Error>(&pool, async |_| pending().await).now_or_never()
-            } else {
-                let begin = async |conn: &mut PgConnection| {
+            {
+                let mut ours = pin!(transaction::<(), Error>(&pool, async |_| pending().await));
+                let mut queues = pin!(call(&pool, async |conn: &mut PgConnection| {
                     let _tx = conn.begin().await?;
                     pending::<Result<(), Error>>().await
-                };
-                call(&pool, begin).now_or_never()
-            };
-            assert!(dropped.is_none());
+                }));
+                for _ in 0..=n / 2 {
+                    let polled = match n % 2 {
+                        0 => futures_util::poll!(&mut ours),
+                        _ => futures_util::poll!(&mut queues),
+                    };
+                    assert!(polled.is_pending());
+                    tokio::task::yield_now().await;
+                }
+            }
             sqlx::query("insert into written values ($1)").bind(n).execute(&pool).await.unwrap();
         }
         pool.close().await;
