@@ -69,8 +69,8 @@ pub async fn layer(State(state): State<AppState>, mut request: Request, next: Ne
 
     let span = tracing::info_span!(
         "request",
-        request_id = %id,
-        method = %method,
+        request_id = &*id,
+        method = method.as_str(),
         // The template and never the path: ids belong to users, and a query may hold a secret.
         route,
         user_id = tracing::field::Empty,

@@ -270,7 +270,8 @@ mod tests {
     #[test]
     fn a_server_that_started_anew_or_gave_something_up_is_another_incarnation() {
         let read = |run_id: &str, evicted: u32| {
-            let rest = "# Server\r\nredis_version:7.0.15\r\nredis_git_sha1:00000000\r\nrun_id_of_others:c\r\n";
+            let rest =
+                "# Server\r\nredis_version:7.0.15\r\nredis_git_sha1:00000000\r\nrun_id_of_others:c\r\n";
             Incarnation::read(&format!("{rest}run_id:{run_id}\r\n# Stats\r\nevicted_keys:{evicted}\r\n"))
         };
         assert!(read("a", 1).is_some());

@@ -10,6 +10,7 @@ mod compose;
 mod contents;
 mod failures;
 mod load;
+mod observability;
 mod production;
 mod rebuild;
 

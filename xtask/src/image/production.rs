@@ -12,7 +12,7 @@ use devstack::process::output_within;
 
 use super::compose::Compose;
 use super::load::Load;
-use super::{backup, failures};
+use super::{backup, failures, observability};
 use crate::http::{self, string_field};
 use crate::ui::Ui;
 use crate::{interrupts, machine};
@@ -45,6 +45,7 @@ pub(super) fn check(compose: &Compose, built: bool, ui: &Ui) -> Result<()> {
     ui.step("deploy.sh: the first release");
     let output = production.deploy(&[], &[("VERSION", VERSIONS[0])])?;
     ensure!(output.status.success(), "deploy.sh failed:\n{}", said(&output));
+    observability::start(&production)?;
     production.confined()?;
     let key = production.account()?;
 
@@ -69,6 +70,7 @@ pub(super) fn check(compose: &Compose, built: bool, ui: &Ui) -> Result<()> {
         if enough { "" } else { " (less than it should be: other programs have the cores)" }
     ));
 
+    observability::check(&production, ui)?;
     failures::check(&production, &key, ui)?;
     if built {
         backup::check(&production, ui)?;
@@ -230,7 +232,18 @@ impl<'a> Production<'a> {
             .args(["compose", "--env-file"])
             .arg(self.dir.join("env"))
             .args(["--file", "docker-compose.prod.yml"]);
-        command.args(["--profile", "edge", "--profile", "green", "--profile", "migrate"]).args(arguments);
+        command
+            .args([
+                "--profile",
+                "edge",
+                "--profile",
+                "green",
+                "--profile",
+                "migrate",
+                "--profile",
+                "observability",
+            ])
+            .args(arguments);
         command
     }
 
@@ -320,7 +333,7 @@ impl<'a> Production<'a> {
     fn confined(&self) -> Result<()> {
         let listed = self.docker_compose(&["ps", "--quiet"])?;
         let ids = String::from_utf8_lossy(&listed.stdout).into_owned();
-        ensure!(ids.lines().count() >= 6, "too few containers:\n{ids}");
+        ensure!(ids.lines().count() >= 7, "too few containers:\n{ids}");
         for id in ids.lines() {
             let told = self.compose.inspect(id, "{{.Name}} {{.HostConfig.SecurityOpt}} {{.HostConfig.Memory}} {{.HostConfig.LogConfig.Config}}")?;
             ensure!(

@@ -108,7 +108,9 @@ async fn watch(state: &AppState) {
         {
             ask_at = now.is_some().then(|| Instant::now() + ASK);
             if now.is_none() {
-                tracing::warn!("this user of redis may not ask for INFO: marks that it forgets are not written again");
+                tracing::warn!(
+                    "this user of redis may not ask for INFO: marks that it forgets are not written again"
+                );
             } else if before.is_some() && before != now {
                 state.marks.missing.store(true, Ordering::Relaxed);
             }

@@ -11,6 +11,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use runtime::Clock;
 use serde_json::json;
 
 use crate::common::{Bench, MS, eventually, in_full};
@@ -323,7 +324,7 @@ async fn a_worker_whose_schedule_panics_ends_with_a_failure_and_hands_back_what_
     let bench = bench().await;
     let held = deed(&bench, "work", 120_000).await;
     // Some seconds from now, for it to hold the job by then; should it take longer to start, it is the next minute.
-    let second = (chrono::Utc::now().second() + 8) % 60;
+    let second = (Clock::system().now().second() + 8) % 60;
     let mut process = Process::start(&bench, LONG_MS, &[&format!("panic {second} * * * * *")]);
     until(&bench, "began", held, 1).await;
     let mut status = None;

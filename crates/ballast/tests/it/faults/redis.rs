@@ -249,7 +249,8 @@ async fn a_session_that_a_replaced_or_full_redis_forgot_to_have_ended_is_ended_a
     redis.kill();
     redis.start_again(&[]);
     redis.answers().await;
-    eventually("dead again after the replacement", S(15), async || user.get("/v1/me").await.status == 401).await;
+    eventually("dead again after the replacement", S(15), async || user.get("/v1/me").await.status == 401)
+        .await;
 
     let mut admin = redis_at(&redis.url()).await;
     // Whatever key goes, the mark's turn comes: it need not be the oldest one, which under LRU it soon would be no more.
