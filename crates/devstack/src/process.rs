@@ -23,7 +23,8 @@ pub struct ProcessId {
 impl ProcessId {
     /// The process that has this number now. `None`: there is none, or it has ended and only waits to be collected.
     pub fn of(pid: i32) -> Option<Self> {
-        if pid <= 1 {
+        // Not a process but several, to those who signal it. One may be ours, in a container.
+        if pid < 1 {
             return None;
         }
         seen(pid).filter(|seen| !seen.ended).map(|seen| Self { pid, started: seen.started })

@@ -162,7 +162,14 @@ impl<'a> Copy<'a> {
         for file in &self.files {
             let target = self.root.join(file);
             if gone(file) {
-                let _ = fs::remove_file(target);
+                let _ = fs::remove_file(&target);
+                // And what is empty now: cargo takes each folder in `crates` for a crate.
+                let within = |folder: &&Path| *folder != self.root;
+                for folder in target.ancestors().skip(1).take_while(within) {
+                    if fs::remove_dir(folder).is_err() {
+                        break;
+                    }
+                }
                 continue;
             }
             match changes.get(Path::new(file)) {
