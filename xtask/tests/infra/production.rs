@@ -134,7 +134,10 @@ fn a_password_that_is_missing_is_named_with_the_way_to_make_it() {
 fn in_development_the_sources_are_mounted_and_a_change_is_built_at_once() {
     let file = yaml("docker-compose.dev.yml");
     let dev = &file["services"]["dev"];
-    assert_eq!(strings(&dev["command"])[..3], ["cargo", "stack", "--watch"]);
+    // `cargo stack` by its long name, without --quiet.
+    let command = ["cargo", "run", "--package", "xtask", "--", "stack", "--watch"];
+    assert_eq!(strings(&dev["command"])[..7], command);
+    assert_eq!(dev["init"].as_bool(), Some(true));
     assert!(strings(&dev["volumes"]).contains(&".:/ballast".to_owned()));
     assert_eq!(dev["working_dir"].as_str(), Some("/ballast"));
     let toolchain = text("rust-toolchain.toml");

@@ -201,7 +201,7 @@ async fn metrics_are_only_for_the_addresses_that_site_http_conf_names() {
         "/metrics%00",
     ] {
         let head = format!("GET {path} HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
-        let reply = crate::support::exchange_from("127.0.0.2", nginx.plain, head.as_bytes(), S(3)).await;
+        let reply = super::exchange_from("127.0.0.2", nginx.plain, head.as_bytes(), S(3)).await;
         assert!(matches!(reply.status(), 400 | 403 | 404), "{path}: {reply:?}");
     }
     let _: Value = app.anonymous().get("/health").await.expect(200).json();

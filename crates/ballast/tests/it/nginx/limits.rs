@@ -15,8 +15,8 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::{MS, NAME, Nginx, S};
-use crate::support::{Answer, TestApp, exchange, exchange_from};
+use super::{MS, NAME, Nginx, S, exchange_from};
+use crate::support::{Answer, TestApp, exchange};
 
 /// Many requests at once on one path, from one address.
 async fn flood(nginx: &Nginx, ip: &str, method: &str, path: &str, count: usize) -> Vec<Answer> {

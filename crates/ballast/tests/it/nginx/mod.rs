@@ -7,6 +7,7 @@ mod balancing;
 mod clients;
 mod defaults;
 mod limits;
+mod smuggling;
 
 use std::{
     fs::{self, Permissions},
@@ -23,8 +24,12 @@ use nix::{
 };
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::{io::AsyncWriteExt as _, net::TcpSocket};
 
-use crate::support::{TestApp, certificates, eventually, free_port};
+use crate::support::{
+    TestApp, certificates, eventually, free_port,
+    raw::{Reply, read},
+};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -204,4 +209,36 @@ fn the_sample_for_nginx_passes_nginxs_own_check_without_a_warning() {
     for level in ["[warn]", "[error]", "[crit]", "[alert]", "[emerg]"] {
         assert!(!said.contains(level), "{said}");
     }
+}
+
+/// What only the edge is asked for.
+impl Reply {
+    /// The last status, 0 without one.
+    fn status(&self) -> u16 {
+        self.statuses().last().copied().unwrap_or(0)
+    }
+
+    /// Asserts that the last answer is a problem document with this status.
+    #[track_caller]
+    fn problem(&self, status: u16) {
+        assert_eq!(self.status(), status, "{self:?}");
+        let head = self.text.to_ascii_lowercase();
+        assert!(head.contains("content-type: application/problem+json"), "{self:?}");
+        for name in ["x-request-id: ", "x-content-type-options: nosniff", "cache-control: no-store"] {
+            assert!(head.contains(name), "no {name} in {self:?}");
+        }
+        let body = self.text.rsplit("\r\n\r\n").next().unwrap_or_default();
+        let body: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {self:?}"));
+        assert_eq!(body["status"], status, "{body}");
+        assert!(!body["request_id"].as_str().unwrap_or_default().is_empty(), "{body}");
+    }
+}
+
+/// As [`crate::support::exchange`], from another address of the loopback network.
+async fn exchange_from(ip: &str, address: SocketAddr, bytes: &[u8], patience: Duration) -> Reply {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(ip.parse().unwrap(), 0)).unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    let _ = stream.write_all(bytes).await;
+    read(stream, patience).await
 }

@@ -8,7 +8,7 @@ mod collector;
 mod contract;
 mod deployment;
 mod process;
-mod raw;
+pub(crate) mod raw;
 mod receiver;
 
 pub(crate) use accounts::{PASSWORD, insert_unconfirmed_user, insert_user, mail_to, token_in};
@@ -19,7 +19,7 @@ pub(crate) use collector::Collector;
 pub(crate) use contract::Operation;
 pub(crate) use deployment::{Deployment, metric, ready};
 pub(crate) use process::{Process, free_port};
-pub(crate) use raw::{exchange, exchange_from, read};
+pub(crate) use raw::{exchange, read};
 pub(crate) use receiver::Receiver;
 
 use std::time::Duration;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
 };
 
 /// Everything that came back on one connection.
@@ -22,41 +22,12 @@ impl Reply {
         let codes = self.text.split("HTTP/1.").skip(1).filter_map(|rest| rest.get(2..5));
         codes.filter_map(|code| code.parse().ok()).collect()
     }
-
-    /// The last status, 0 without one.
-    pub(crate) fn status(&self) -> u16 {
-        self.statuses().last().copied().unwrap_or(0)
-    }
-
-    /// Asserts that the last answer is a problem document with this status.
-    #[track_caller]
-    pub(crate) fn problem(&self, status: u16) {
-        assert_eq!(self.status(), status, "{self:?}");
-        let head = self.text.to_ascii_lowercase();
-        assert!(head.contains("content-type: application/problem+json"), "{self:?}");
-        for name in ["x-request-id: ", "x-content-type-options: nosniff", "cache-control: no-store"] {
-            assert!(head.contains(name), "no {name} in {self:?}");
-        }
-        let body = self.text.rsplit("\r\n\r\n").next().unwrap_or_default();
-        let body: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {self:?}"));
-        assert_eq!(body["status"], status, "{body}");
-        assert!(!body["request_id"].as_str().unwrap_or_default().is_empty(), "{body}");
-    }
 }
 
 /// Sends these bytes on a connection of its own, and reads until the server closes it or nothing came for a while.
 pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8], patience: Duration) -> Reply {
     let mut stream = TcpStream::connect(address).await.unwrap();
     // A server that refuses early may close before everything is sent.
-    let _ = stream.write_all(bytes).await;
-    read(stream, patience).await
-}
-
-/// The same from another address of the loopback network.
-pub(crate) async fn exchange_from(ip: &str, address: SocketAddr, bytes: &[u8], patience: Duration) -> Reply {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(SocketAddr::new(ip.parse().unwrap(), 0)).unwrap();
-    let mut stream = socket.connect(address).await.unwrap();
     let _ = stream.write_all(bytes).await;
     read(stream, patience).await
 }
