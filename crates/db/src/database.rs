@@ -104,18 +104,23 @@ impl Database {
         f: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
     ) -> Result<T, E> {
         let mut checkout = Checkout::new(self, name).await?;
+        let mut clean = true;
         let work = async {
             let mut tx = checkout.connection().begin().await.map_err(Error::from)?;
             let result = f(&mut tx).await;
-            match result {
-                Ok(_) => tx.commit().await.map_err(Error::from)?,
-                Err(_) => tx.rollback().await.map_err(Error::from)?,
+            if result.is_ok() {
+                tx.commit().await.map_err(Error::from)?;
+            } else {
+                // What the work says counts, also when this fails; the connection is closed then.
+                clean = tx.rollback().await.is_ok();
             }
             result
         };
         match tokio::time::timeout(self.call_deadline, work).await {
             Ok(result) => {
-                checkout.finished();
+                if clean {
+                    checkout.finished();
+                }
                 result
             }
             Err(_) => Err(Error::Deadline.into()),

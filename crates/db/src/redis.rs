@@ -199,11 +199,11 @@ impl Redis {
         result
     }
 
-    /// Which server this is, and how much it gave up. `None` from one that does not say, because `INFO` is not allowed there.
+    /// Which server this is, and how much it gave up. `None` from one that does not say: it has no `INFO`, or not for us.
     pub async fn incarnation(&self) -> Result<Option<Incarnation>, RedisError> {
         self.call(async |c| match deadpool_redis::redis::cmd("INFO").query_async::<String>(c).await {
             Ok(info) => Ok(Incarnation::read(&info)),
-            Err(error) if error.code() == Some("NOPERM") => Ok(None),
+            Err(error) if is_about_the_call(&error) || error.code() == Some("NOPERM") => Ok(None),
             Err(error) => Err(error),
         })
         .await

@@ -26,9 +26,11 @@ pub(crate) async fn transaction<T, E: From<sqlx::Error>>(
     let mut busy = Busy(Some(pool.acquire().await?));
     let mut tx = busy.conn().begin().await?;
     let result = work(&mut tx).await;
-    match result {
-        Ok(_) => tx.commit().await?,
-        Err(_) => tx.rollback().await?,
+    if result.is_ok() {
+        tx.commit().await?;
+    } else if tx.rollback().await.is_err() {
+        // The connection is closed then; what the work says counts.
+        return result;
     }
     busy.finished();
     result

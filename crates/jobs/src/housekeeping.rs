@@ -22,8 +22,8 @@ pub struct Kept {
 /// Makes the partitions of `job_done` for the coming days, moves what the default partition caught into partitions of
 /// its own, and drops those older than the retention. Any number of workers may call it; one at a time does the work.
 ///
-/// Each partition is changed in a transaction of its own that waits two seconds at most for its lock: acknowledgements
-/// wait behind it for that long.
+/// Each partition is changed in a transaction of its own that waits two seconds at most for each of its two locks:
+/// acknowledgements wait behind it for that long, and while the rows move.
 pub async fn keep_partitions(conn: &mut PgConnection, retention: Duration) -> Result<Kept, Error> {
     let mut kept = Kept::default();
     let today = sqlx::query_scalar!(r#"select (now() at time zone 'utc')::date as "today!""#)
@@ -85,7 +85,7 @@ fn table(day: NaiveDate) -> String {
 }
 
 /// Made apart and attached, because the default partition may hold rows of the day: they must move first. The lock on the whole
-/// comes first of all: whoever ends a job waits there, two seconds at most, before Postgres looks for the partition that the row belongs to.
+/// comes first of all: whoever ends a job waits there, before Postgres looks for the partition that the row belongs to.
 async fn create(conn: &mut PgConnection, day: NaiveDate) -> Result<bool, Error> {
     let Some(next) = day.succ_opt() else { return Ok(false) };
     let name = table(day);

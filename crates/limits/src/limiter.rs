@@ -121,7 +121,7 @@ impl Limiter {
         async move {
             let settled = limiter.settle_in_redis(&settlement).await;
             // A permit has more tries.
-            if !settled && !settlement.corrections.is_empty() {
+            if !settled && corrections(&settlement).next().is_some() {
                 lost();
             }
             match settlement.permit {
@@ -159,12 +159,7 @@ impl Limiter {
     async fn settle_in_redis(&self, settlement: &Settlement) -> bool {
         let mut call = SETTLE.prepare_invoke();
         let mut ops = 0;
-        let corrections = if settlement.local { &[][..] } else { &settlement.corrections };
-        for (charge, difference) in corrections {
-            // A sliding window has no fractions to give back.
-            if *difference == 0 || charge.policy.algorithm == Algorithm::SlidingWindow {
-                continue;
-            }
+        for (charge, difference) in corrections(settlement) {
             let rate = charge.policy.rate;
             call.key(self.charge_key(charge))
                 .arg(kind(charge))
@@ -323,6 +318,15 @@ fn kind(charge: &Charge) -> &'static str {
         Algorithm::FixedWindow => "cnt",
         Algorithm::Permits => "sem",
     }
+}
+
+/// Those that Redis has to hear of. What the local limits took is corrected there, and a sliding window has no fractions to give
+/// back.
+fn corrections(settlement: &Settlement) -> impl Iterator<Item = &(Charge, i64)> {
+    let local = settlement.local;
+    settlement.corrections.iter().filter(move |(charge, difference)| {
+        !local && *difference != 0 && charge.policy.algorithm != Algorithm::SlidingWindow
+    })
 }
 
 fn lost() {

@@ -388,11 +388,12 @@ async fn a_permit_that_redis_did_not_hear_returned_is_returned_again_and_nobody_
     proxy.set(Mode::Refuse);
     let begun = std::time::Instant::now();
     limiter.settle(give_back(streams.permit("u", "a"))).await;
-    assert!(begun.elapsed() < Duration::from_millis(450), "{:?}", begun.elapsed());
+    // Before the first return that comes later, which is after half a second.
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
     ask.permit(streams.permit("u", "b"));
     limited(other.admit(&ask).await);
     proxy.set(Mode::Pass);
-    while other.look(&streams, "u").await.unwrap().remaining == 0 {
+    while !other.look(&streams, "u").await.is_ok_and(|state| state.remaining == 1) {
         assert!(begun.elapsed() < Duration::from_secs(10), "it is not free again");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

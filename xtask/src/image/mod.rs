@@ -1,7 +1,8 @@
 //! `cargo xtask image`: builds the container image, starts the compose stack beside whatever runs, and tries what the
 //! README promises of it: the main job over HTTP, one set of limits over three replicas, a user that is not root, a
-//! read-only file system, no secret inside, size, the time of a rebuild, memory, the time to get ready, an orderly end on SIGTERM. Then the production stack: a
-//! rolling update under load, everything that makes `deploy.sh` take itself back, and a backup that is restored.
+//! read-only file system, no secret inside, size, the time of a rebuild, memory, the time to get ready, an orderly end on SIGTERM. Then the
+//! production stack: a rolling update under load, what Prometheus sees of it, everything that makes `deploy.sh` take itself back, and a
+//! backup that is restored.
 //!
 //! Project, image tag and ports are its own, so a stack that somebody uses is not touched, and everything is gone afterwards.
 

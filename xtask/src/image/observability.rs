@@ -5,18 +5,21 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use devstack::process::output_within;
 
-use super::production::{Production, said};
+use super::production::{DEPLOY_TIMEOUT, Production, said};
 use crate::interrupts;
 use crate::ui::Ui;
 
 /// A new container is found within ten seconds and asked within fifteen more.
-const FOUND: Duration = Duration::from_secs(90);
-/// Panels that nothing has happened for yet are empty: refusals, lost leases, open breakers.
+const FOUND: Duration = Duration::from_secs(120);
+/// Panels that nothing has happened for yet are empty: refusals, lost leases, open breakers. A rate is there after two looks.
 const AT_LEAST_ANSWERED: usize = 30;
 
 pub(super) fn start(production: &Production<'_>) -> Result<()> {
-    let output = production.docker_compose(&["up", "--detach", "prometheus"])?;
+    // It may have to be fetched.
+    let mut command = production.docker_compose_command(&["up", "--detach", "prometheus"]);
+    let output = output_within(&mut command, DEPLOY_TIMEOUT)?;
     ensure!(output.status.success(), "Prometheus does not start:\n{}", said(&output));
     Ok(())
 }
@@ -42,13 +45,20 @@ pub(super) fn check(production: &Production<'_>, ui: &Ui) -> Result<()> {
     let alerts = ask(production, &["ALERTS{alertstate=\"firing\"}"])?.concat();
     ensure!(alerts.is_empty(), "alerts while all is well: {alerts}");
     let expressions = expressions(production)?;
-    let answers = ask(production, &expressions.iter().map(String::as_str).collect::<Vec<_>>())?;
-    let answered = answers.iter().filter(|answer| !answer.is_empty()).count();
-    let silent: Vec<_> = expressions.iter().zip(&answers).filter(|(_, answer)| answer.is_empty()).collect();
-    ensure!(
-        answered >= AT_LEAST_ANSWERED,
-        "too few of the dashboards' questions have answers; none: {silent:#?}"
-    );
+    let asked: Vec<_> = expressions.iter().map(String::as_str).collect();
+    let answered = loop {
+        let answers = ask(production, &asked)?;
+        let silent: Vec<_> = asked.iter().zip(&answers).filter(|(_, answer)| answer.is_empty()).collect();
+        let answered = asked.len() - silent.len();
+        if answered >= AT_LEAST_ANSWERED {
+            break answered;
+        }
+        ensure!(
+            Instant::now() < until,
+            "too few of the dashboards' questions have answers; none: {silent:#?}"
+        );
+        std::thread::sleep(Duration::from_secs(5));
+    };
     ui.step(&format!(
         "Prometheus finds two API containers and the worker, no alert fires, {answered} of {} questions of the dashboards have answers",
         expressions.len()

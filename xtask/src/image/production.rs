@@ -25,7 +25,7 @@ pub(super) const VERSIONS: [&str; 2] = ["check-1", "check-2"];
 pub(super) const EMAIL: &str = "load@example.com";
 pub(super) const PASSWORD: &str = "a password for the load";
 pub(super) const POSTGRES_PASSWORD: &str = "check-postgres-0123456789";
-const DEPLOY_TIMEOUT: Duration = Duration::from_secs(300);
+pub(super) const DEPLOY_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The stack of this run; ended when dropped.
 pub(super) struct Production<'a> {
@@ -225,7 +225,7 @@ impl<'a> Production<'a> {
         output_within(&mut self.docker_compose_command(arguments), Duration::from_secs(120))
     }
 
-    fn docker_compose_command(&self, arguments: &[&str]) -> Command {
+    pub(super) fn docker_compose_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("docker");
         command.current_dir(self.compose.root()).envs(self.variables());
         command

@@ -103,22 +103,26 @@ async fn watch(state: &AppState) {
     let mut before = None;
     let mut ask_at = Some(Instant::now());
     loop {
-        if ask_at.is_some_and(|at| at <= Instant::now())
-            && let Ok(now) = state.redis.incarnation().await
-        {
-            ask_at = now.is_some().then(|| Instant::now() + ASK);
-            if now.is_none() {
-                tracing::warn!(
-                    "this user of redis may not ask for INFO: marks that it forgets are not written again"
-                );
-            } else if before.is_some() && before != now {
-                state.marks.missing.store(true, Ordering::Relaxed);
-            }
-            before = now;
-        }
         if state.redis.is_out() {
             // What others ended meanwhile is missing too, and a server that was replaced has forgotten everything.
             state.marks.missing.store(true, Ordering::Relaxed);
+        } else if ask_at.is_some_and(|at| at <= Instant::now()) {
+            ask_at = Some(Instant::now() + ASK);
+            match state.redis.incarnation().await {
+                Ok(None) => {
+                    ask_at = None;
+                    tracing::warn!(
+                        "redis does not tell run_id and evicted_keys (INFO): marks that it forgets are not written again"
+                    );
+                }
+                Ok(now) => {
+                    if before.is_some() && before != now {
+                        state.marks.missing.store(true, Ordering::Relaxed);
+                    }
+                    before = now;
+                }
+                Err(_) => {}
+            }
         }
         // Redis first: while it is out, the database is not asked every second.
         if state.marks.missing.load(Ordering::Relaxed) && state.redis.check().await.is_ok() {

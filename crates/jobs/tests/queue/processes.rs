@@ -323,8 +323,8 @@ async fn a_minute_of_random_kills_and_pauses_gives_one_job_for_each_tick_and_one
 async fn a_worker_whose_schedule_panics_ends_with_a_failure_and_hands_back_what_it_held() {
     let bench = bench().await;
     let held = deed(&bench, "work", 120_000).await;
-    // Some seconds from now, for it to hold the job by then; should it take longer to start, it is the next minute.
-    let second = (Clock::system().now().second() + 8) % 60;
+    // In twenty seconds, for it to hold the job by then; should it take longer to start, it is the next minute.
+    let second = (Clock::system().now().second() + 20) % 60;
     let mut process = Process::start(&bench, LONG_MS, &[&format!("panic {second} * * * * *")]);
     until(&bench, "began", held, 1).await;
     let mut status = None;
