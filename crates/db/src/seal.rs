@@ -16,8 +16,9 @@ use config::EncryptionKey;
 use secrecy::{ExposeSecret as _, SecretString};
 use uuid::Uuid;
 
-/// Goes into the associated data: another version, or another use of the same keys, opens nothing of this one.
-const CONTEXT: &[u8] = b"ballast/credential/v1";
+/// Goes into the associated data: another version, or another use of the same keys, opens nothing of this one. Without the project's
+/// name, which may change while secrets are stored.
+const CONTEXT: &[u8] = b"stored-credential/v1";
 
 /// The keys: the first encrypts, all decrypt.
 #[derive(Debug)]
@@ -108,7 +109,7 @@ fn binding(row: Uuid, user: Uuid) -> Aad<Vec<u8>> {
 /// A key's id: a quarter of a MAC of a constant. It tells keys apart and says nothing about them.
 fn key_id(key: &EncryptionKey) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, key.bytes());
-    let mac = hmac::sign(&key, b"ballast/credential/key-id/v1");
+    let mac = hmac::sign(&key, b"stored-credential/key-id/v1");
     let first: [u8; 8] = mac.as_ref()[..8].try_into().expect("a MAC of SHA-256 has 32 bytes");
     format!("{:016x}", u64::from_be_bytes(first))
 }
@@ -189,7 +190,7 @@ mod tests {
         assert_eq!(opened.expose_secret(), "sk-of-version-1");
     }
 
-    const KNOWN_KEY: &str = "d24cdae5c8465486";
+    const KNOWN_KEY: &str = "22494c7dfe84ab7a";
     const KNOWN: &str =
-        "61444f7a60e3f0856a7150beb9917a597de87f988c3e11da273d10d57e0e6474546b011b4e38a46841ce17";
+        "8efb1fd67ee51da5b3ccc137e23c0676042dc195885ddd5325524c9961e8f4b56e2012935b37a24e37f91d";
 }
