@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use devstack::process::output_within;
@@ -34,7 +34,8 @@ pub(super) fn check(compose: &Compose, ui: &Ui) -> Result<()> {
     let context = Copied::copy(compose)?;
     let main = context.0.join("crates/ballast/src/main.rs");
     let mut file = OpenOptions::new().append(true).open(main).context("there is no main.rs")?;
-    file.write_all(b"\n// A change.\n")?;
+    // Not the one of an earlier run, which is built already.
+    writeln!(file, "\n// A change at {:?}.", SystemTime::now())?;
     drop(file);
     let busy = machine::is_busy();
     let started = Instant::now();
