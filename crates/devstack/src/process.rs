@@ -23,7 +23,7 @@ pub struct ProcessId {
 impl ProcessId {
     /// The process that has this number now. `None`: there is none, or it has ended and only waits to be collected.
     pub fn of(pid: i32) -> Option<Self> {
-        // Not a process but several, to those who signal it. One may be ours, in a container.
+        // A signal to 0 or less reaches whole groups of processes. 1 may be ours: in a container.
         if pid < 1 {
             return None;
         }

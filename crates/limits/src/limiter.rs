@@ -140,16 +140,17 @@ impl Limiter {
     fn return_later(self, permit: Permit) {
         tokio::spawn(async move {
             let settlement = Settlement { permit: Some(permit.clone()), ..Settlement::default() };
-            let mut returned = false;
-            for _ in 0..RETURNS_AGAIN {
+            let mut left = RETURNS_AGAIN;
+            loop {
                 tokio::time::sleep(PAUSE_BEFORE_AGAIN).await;
-                returned = self.settle_in_redis(&settlement).await;
-                if returned {
+                if self.settle_in_redis(&settlement).await {
                     break;
                 }
-            }
-            if !returned {
-                lost();
+                left -= 1;
+                if left == 0 {
+                    lost();
+                    break;
+                }
             }
             self.local.permits.forget(&permit);
         });
