@@ -208,10 +208,10 @@ impl Pending {
                 Decision::RecordChanged(encoded) => {
                     known = records.remember(self.state.limiter.policies(), key.public_id(), &encoded);
                 }
-                Decision::RecordMissing => known = Some(self.load_record(key).await?),
+                Decision::RecordMissing => known = Some(Box::pin(self.load_record(key)).await?),
                 // Redis is out, and the process does not know the key, or did not ask for it lately.
                 Decision::Admitted(a) if a.local && (etag.is_empty() || records.is_old(key.public_id())) => {
-                    known = Some(self.load_record(key).await?);
+                    known = Some(Box::pin(self.load_record(key)).await?);
                 }
                 Decision::Limited(limited) if !opens => return Err(refused(&self.states, &limited)),
                 _ if !opens => {

@@ -6,6 +6,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// A request allocates about a hundred times: decision 0109.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Ballast: a production backend in one binary.
 ///
 /// Roles (api, worker, all) run until SIGTERM and then drain. Settings are environment variables: see docs/configuration.md,

@@ -6,9 +6,11 @@
 //! Two ways to a connection: the pool, which pings at every checkout (one more round trip), and a few multiplexed
 //! connections that stay checked out, for the admission script in front of every request.
 
+mod batches;
+
 use std::{
+    fmt::Write as _,
     ops::AsyncFnOnce,
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -19,10 +21,15 @@ use std::{
 use config::RedisConfig;
 use deadpool_redis::{
     Manager, Pool, Runtime,
-    redis::{AsyncConnectionConfig, RedisResult, aio::MultiplexedConnection},
+    redis::{
+        AsyncConnectionConfig, Cmd, Pipeline, RedisResult, Value,
+        aio::{ConnectionLike as _, MultiplexedConnection},
+    },
 };
 use runtime::{Breaker, Counted};
 use secrecy::ExposeSecret as _;
+
+use self::batches::Batches;
 
 const CREATE: Duration = Duration::from_millis(200);
 const WAIT: Duration = Duration::from_millis(50);
@@ -35,7 +42,7 @@ const FAILURES_TO_OPEN: u32 = 5;
 const HOT: usize = 4;
 
 /// Why a call to Redis gave nothing.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum RedisError {
     /// The breaker is open: not even tried.
     #[error("redis is out")]
@@ -61,6 +68,9 @@ struct Inner {
     pool: Pool,
     hot: [Slot; HOT],
     next: AtomicUsize,
+    batches: Batches,
+    /// Of the batches.
+    batched: Slot,
     breaker: Breaker,
     prefix: String,
 }
@@ -80,6 +90,15 @@ impl Slot {
 
     fn set(&self, connection: Option<MultiplexedConnection>) {
         *self.lock() = connection;
+    }
+
+    /// Leaves a connection whose fault this may have been.
+    fn heed<T>(&self, result: &Result<T, RedisError>) {
+        match result {
+            Err(RedisError::Failed(error)) if is_about_the_call(error) => {}
+            Err(RedisError::Failed(_) | RedisError::Timeout) => self.set(None),
+            _ => {}
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<MultiplexedConnection>> {
@@ -114,6 +133,8 @@ impl Redis {
                 pool,
                 hot: std::array::from_fn(|_| Slot::default()),
                 next: AtomicUsize::new(0),
+                batches: Batches::default(),
+                batched: Slot::default(),
                 breaker: Breaker::new("redis", FAILURES_TO_OPEN),
                 prefix: config.key_prefix.clone(),
             }),
@@ -122,7 +143,12 @@ impl Redis {
 
     /// `name` with this deployment's prefix.
     pub fn key(&self, name: impl std::fmt::Display) -> String {
-        format!("{}{name}", self.inner.prefix)
+        let prefix = &self.inner.prefix;
+        let mut key = String::with_capacity(prefix.len() + 96);
+        key += prefix;
+        // Writing to a String cannot fail.
+        let _ = write!(key, "{name}");
+        key
     }
 
     /// Runs commands on a connection of the pool.
@@ -130,6 +156,7 @@ impl Redis {
         &self,
         f: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
     ) -> Result<T, RedisError> {
+        // Boxed: it is 7 KiB, and passes through many hands.
         self.guarded(Box::pin(async {
             let mut connection = self.inner.pool.get().await.map_err(|e| RedisError::Pool(e.to_string()))?;
             f(&mut connection).await.map_err(RedisError::Failed)
@@ -149,16 +176,36 @@ impl Redis {
                 f(&mut connection).await.map_err(RedisError::Failed)
             }))
             .await;
-        match &result {
-            Err(RedisError::Failed(error)) if is_about_the_call(error) => {}
-            Err(RedisError::Failed(_) | RedisError::Timeout) => slot.set(None),
-            _ => {}
-        }
-        // All connections are of the same age: when the server is gone, so are they. A probe must not meet a dead one.
-        if matches!(&result, Err(error) if !matches!(error, RedisError::Open)) && self.is_out() {
-            self.inner.hot.iter().for_each(|slot| slot.set(None));
-        }
+        slot.heed(&result);
+        self.leave_dead_server(&result);
         result
+    }
+
+    /// Runs one command together with those of others, see [`batches`].
+    pub async fn call_batched(&self, command: Cmd) -> Result<Value, RedisError> {
+        let result = self.guarded(batches::exchange(self, command)).await;
+        self.leave_dead_server(&result);
+        result
+    }
+
+    /// One batch.
+    async fn exchange(&self, pipeline: &Pipeline) -> Result<Vec<Value>, RedisError> {
+        let slot = &self.inner.batched;
+        let exchange = async {
+            let mut connection = self.hot_connection(slot).await?;
+            let count = pipeline.len();
+            connection.req_packed_commands(pipeline, 0, count).await.map_err(RedisError::Failed)
+        };
+        let result = tokio::time::timeout(CALL, exchange).await.unwrap_or(Err(RedisError::Timeout));
+        slot.heed(&result);
+        result
+    }
+
+    /// All connections are of the same age: when the server is gone, so are they. A probe must not meet a dead one.
+    fn leave_dead_server<T>(&self, result: &Result<T, RedisError>) {
+        if matches!(result, Err(error) if !matches!(error, RedisError::Open)) && self.is_out() {
+            self.inner.hot.iter().chain([&self.inner.batched]).for_each(|slot| slot.set(None));
+        }
     }
 
     async fn hot_connection(&self, slot: &Slot) -> Result<MultiplexedConnection, RedisError> {
@@ -176,11 +223,7 @@ impl Redis {
         Ok(connection)
     }
 
-    /// The call is boxed: it is 7 KiB, and passes through many hands.
-    async fn guarded<T>(
-        &self,
-        call: Pin<Box<impl Future<Output = Result<T, RedisError>>>>,
-    ) -> Result<T, RedisError> {
+    async fn guarded<T>(&self, call: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisError> {
         let breaker = &self.inner.breaker;
         if !breaker.allows() {
             return Err(RedisError::Open);

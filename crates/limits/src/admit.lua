@@ -8,7 +8,7 @@
 --   win   a = limit, b = period (us), c = cost     sorted set: one member per admitted unit, scored by its time
 --   cnt   a = limit, b = period (us), c = cost     hash: w = window number, n = units
 --   sem   a = limit, b = lease (us),  c = id       sorted set: permits, scored by their end
--- Answer: {status, i, x, remaining_1, reset_1, remaining_2, reset_2, ...}, times in us, one pair per gcra, win and cnt.
+-- Answer: one string, "status i x remaining_1 reset_1 remaining_2 reset_2 ...", times in us, one pair per gcra, win and cnt.
 --   status 0 admitted; 1 limited by operation i, again after x (-1: never), the pairs as they stand without this request;
 --   2 revoked; 3 record missing; 4 record changed, x is the record.
 --
@@ -19,6 +19,8 @@ local now = tonumber(t[1]) * 1000000 + tonumber(t[2])
 local plans, standing, taken, refusal = {}, {0, 0, 0}, {0, 0, 0}, nil
 
 local function int(n) return string.format('%.0f', n) end
+-- Whole numbers below 1e14, which is three years in us and more than a limit may be, are written whole.
+local function answer(list) return table.concat(list, ' ') end
 local function refuse(i, after) refusal = refusal or {i, after} end
 local function pair(list, remaining, reset)
   list[#list+1] = math.max(0, math.floor(remaining + 0.001))
@@ -29,11 +31,11 @@ for i, key in ipairs(KEYS) do
   local kind, a, b, c = ARGV[4*i-3], ARGV[4*i-2], tonumber(ARGV[4*i-1]), ARGV[4*i]
   if kind == 'rev' then
     local mark = redis.call('GET', key)
-    if mark and tonumber(mark) >= tonumber(a) then return {2, i, 0} end
+    if mark and tonumber(mark) >= tonumber(a) then return '2 ' .. i .. ' 0' end
   elseif kind == 'rec' then
     local record = redis.call('GET', key)
-    if not record then return {3, i, 0} end
-    if string.sub(record, 1, #a + 1) ~= a .. '|' then return {4, i, record} end
+    if not record then return '3 ' .. i .. ' 0' end
+    if string.sub(record, 1, #a + 1) ~= a .. '|' then return '4 ' .. i .. ' ' .. record end
   elseif kind == 'gcra' then
     local limit, cost = tonumber(a), tonumber(c)
     local level, since = string.match(redis.call('GET', key) or '0:0', '^([%d.]+):(%d+)$')
@@ -112,7 +114,7 @@ for i, key in ipairs(KEYS) do
 end
 if refusal then
   standing[1], standing[2], standing[3] = 1, refusal[1], refusal[2]
-  return standing
+  return answer(standing)
 end
 for _, plan in ipairs(plans) do plan() end
-return taken
+return answer(taken)

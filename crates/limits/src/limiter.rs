@@ -7,7 +7,7 @@ use std::{
 
 use db::{
     Redis, RedisError,
-    redis_client::{FromRedisValue as _, Script, Value},
+    redis_client::{Arg, Cmd, ErrorKind, FromRedisValue as _, Script, ServerErrorKind, ToRedisArgs, Value},
 };
 
 use crate::{
@@ -56,7 +56,8 @@ impl Limiter {
         {
             let returned = tokio::time::timeout(RETURN, self.local.permits.all_returned(&permit.subject));
             let _ = tokio::join!(returned, tokio::time::sleep(ON_THE_WAY));
-            decision = self.decide(admission).await;
+            // Boxed, as what seldom happens: every request's future has room for all that may.
+            decision = Box::pin(self.decide(admission)).await;
         }
         if let (Decision::Admitted(Admitted { local: false, .. }), Some(permit)) =
             (&decision, &admission.permit)
@@ -78,31 +79,23 @@ impl Limiter {
     }
 
     async fn run(&self, admission: &Admission) -> Result<Decision, RedisError> {
-        let mut call = ADMIT.prepare_invoke();
-        let mut op = |key: String, kind: &str, a: &str, b: u64, c: &str| {
-            call.key(key).arg(kind).arg(a).arg(b).arg(c);
-        };
+        let mut call = Call::default();
         for (subject, issued_at) in &admission.revocations {
-            op(self.revocation_key(subject), "rev", &issued_at.to_string(), 0, "");
+            call.add(self.revocation_key(subject), "rev", issued_at, 0, "");
         }
         if let Some((public_id, etag)) = &admission.record {
-            op(self.record_key(public_id), "rec", etag, 0, "");
+            call.add(self.record_key(public_id), "rec", etag, 0, "");
         }
         for charge in &admission.charges {
             let rate = charge.policy.rate;
-            let cost = charge.cost.to_string();
-            op(self.charge_key(charge), kind(charge), &rate.limit.to_string(), micros(rate.period), &cost);
+            call.add(self.charge_key(charge), kind(charge), rate.limit, micros(rate.period), charge.cost);
         }
         if let Some(permit) = &admission.permit {
-            op(
-                self.permit_key(&permit.subject),
-                "sem",
-                &permit.limit.to_string(),
-                micros(permit.lease),
-                &permit.id,
-            );
+            let key = self.permit_key(&permit.subject);
+            call.add(key, "sem", permit.limit, micros(permit.lease), &permit.id);
         }
-        let answer: Vec<Value> = self.redis.call_hot(async |c| call.invoke_async(c).await).await?;
+        let answer = call.run(&ADMIT, &self.redis).await?;
+        let answer = String::from_redis_value(answer).map_err(|e| RedisError::Failed(e.into()))?;
         Ok(read_answer(admission, &answer))
     }
 
@@ -158,22 +151,15 @@ impl Limiter {
 
     /// False when Redis was not reached.
     async fn settle_in_redis(&self, settlement: &Settlement) -> bool {
-        let mut call = SETTLE.prepare_invoke();
-        let mut ops = 0;
+        let mut call = Call::default();
         for (charge, difference) in corrections(settlement) {
             let rate = charge.policy.rate;
-            call.key(self.charge_key(charge))
-                .arg(kind(charge))
-                .arg(rate.limit)
-                .arg(micros(rate.period))
-                .arg(*difference);
-            ops += 1;
+            call.add(self.charge_key(charge), kind(charge), rate.limit, micros(rate.period), difference);
         }
         if let Some(permit) = &settlement.permit {
-            call.key(self.permit_key(&permit.subject)).arg("sem").arg(permit.limit).arg(0).arg(&permit.id);
-            ops += 1;
+            call.add(self.permit_key(&permit.subject), "sem", permit.limit, 0, &permit.id);
         }
-        ops == 0 || self.redis.call_hot(async |c| call.invoke_async::<i64>(c).await).await.is_ok()
+        call.is_empty() || call.run(&SETTLE, &self.redis).await.is_ok()
     }
 
     /// From now on another process holds this permit: here it does not count any more.
@@ -191,14 +177,11 @@ impl Limiter {
         if !self.local.permits.renew(permit) {
             return;
         }
-        let mut call = SETTLE.prepare_invoke();
-        call.key(self.permit_key(&permit.subject))
-            .arg("renew")
-            .arg(permit.limit)
-            .arg(micros(permit.lease))
-            .arg(&permit.id);
+        let mut call = Call::default();
+        let key = self.permit_key(&permit.subject);
+        call.add(key, "renew", permit.limit, micros(permit.lease), &permit.id);
         // A lost renewal is made up for by the next one: the lease lasts several.
-        let _ = self.redis.call_hot(async |c| call.invoke_async::<i64>(c).await).await;
+        let _ = call.run(&SETTLE, &self.redis).await;
         // Given back meanwhile, and perhaps overtaken by this renewal: then it has to be given back once more.
         if !self.local.permits.renew(permit) {
             let permit = Some(permit.clone());
@@ -312,6 +295,55 @@ impl Limiter {
     }
 }
 
+/// A call of one of the scripts: operations in their common layout.
+struct Call {
+    keys: Vec<String>,
+    arguments: Cmd,
+}
+
+impl Default for Call {
+    /// Room for what nearly every request asks: two operations.
+    fn default() -> Self {
+        Self { keys: Vec::with_capacity(2), arguments: Cmd::with_capacity(8, 64) }
+    }
+}
+
+impl Call {
+    fn add(&mut self, key: String, kind: &str, a: impl ToRedisArgs, b: u64, c: impl ToRedisArgs) {
+        self.keys.push(key);
+        self.arguments.arg(kind).arg(a).arg(b).arg(c);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// A server that has not got the script (a new one, or after `SCRIPT FLUSH`) is given it.
+    async fn run(&self, script: &Script, redis: &Redis) -> Result<Value, RedisError> {
+        match redis.call_batched(self.command(script)).await {
+            Err(RedisError::Failed(error))
+                if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) =>
+            {
+                Box::pin(redis.call_hot(async |c| script.load_async(c).await)).await?;
+                redis.call_batched(self.command(script)).await
+            }
+            answer => answer,
+        }
+    }
+
+    fn command(&self, script: &Script) -> Cmd {
+        let size = 64 + self.keys.iter().map(String::len).sum::<usize>();
+        let mut command = Cmd::with_capacity(3 + 5 * self.keys.len(), size + 64);
+        command.arg("EVALSHA").arg(script.get_hash()).arg(self.keys.len()).arg(&self.keys);
+        for argument in self.arguments.args_iter() {
+            if let Arg::Simple(argument) = argument {
+                command.arg(argument);
+            }
+        }
+        command
+    }
+}
+
 fn kind(charge: &Charge) -> &'static str {
     match charge.policy.algorithm {
         Algorithm::Gcra => "gcra",
@@ -338,39 +370,40 @@ fn micros(d: Duration) -> u64 {
     d.as_micros() as u64
 }
 
-fn integer(value: Option<&Value>) -> i64 {
-    value.and_then(|v| i64::from_redis_value_ref(v).ok()).unwrap_or(0)
-}
-
-fn read_answer(admission: &Admission, answer: &[Value]) -> Decision {
-    let (status, index) = (integer(answer.first()), integer(answer.get(1)));
-    let states = || {
-        let state = |(i, charge): (usize, &Charge)| {
-            let (remaining, reset) = (integer(answer.get(3 + 2 * i)), integer(answer.get(4 + 2 * i)));
-            ChargeState::new(&charge.policy, remaining as u64, Duration::from_micros(reset as u64))
-        };
-        admission.charges.iter().enumerate().map(state).collect()
-    };
+fn read_answer(admission: &Admission, answer: &str) -> Decision {
+    let mut parts = answer.splitn(3, ' ');
+    let (status, index, rest) = (parts.next(), parts.next(), parts.next().unwrap_or_default());
+    let mut numbers = rest.split(' ').map(|number| number.parse::<i64>().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
     match status {
-        0 => Decision::Admitted(Admitted { states: states(), local: false }),
-        1 => {
+        Some("0") => {
+            next();
+            Decision::Admitted(Admitted { states: states(admission, next), local: false })
+        }
+        Some("1") => {
+            let index = index.and_then(|index| index.parse::<usize>().ok()).unwrap_or(0);
             let before = admission.revocations.len() + usize::from(admission.record.is_some());
-            let charge = admission.charges.get((index as usize).saturating_sub(before + 1));
+            let charge = admission.charges.get(index.saturating_sub(before + 1));
             let (policy, limit, period) = match (charge, &admission.permit) {
                 (Some(c), _) => (c.policy.name, c.policy.rate.limit, c.policy.rate.period),
                 (None, Some(p)) => (p.policy, u64::from(p.limit), Duration::ZERO),
                 (None, None) => ("unknown", 0, Duration::ZERO),
             };
-            let wait = integer(answer.get(2));
-            let retry_after = u64::try_from(wait).ok().map(Duration::from_micros);
-            let states = states();
+            let retry_after = u64::try_from(next()).ok().map(Duration::from_micros);
+            let states = states(admission, next);
             Decision::Limited(Limited { policy, limit, period, retry_after, states, local: false })
         }
-        2 => Decision::Revoked,
-        4 => match answer.get(2).and_then(|v| String::from_redis_value_ref(v).ok()) {
-            Some(record) => Decision::RecordChanged(record),
-            None => Decision::RecordMissing,
-        },
+        Some("2") => Decision::Revoked,
+        Some("4") => Decision::RecordChanged(rest.to_owned()),
         _ => Decision::RecordMissing,
     }
+}
+
+/// Where each charge stands, from the answer's pairs.
+fn states(admission: &Admission, mut next: impl FnMut() -> i64) -> Vec<ChargeState> {
+    let state = |charge: &Charge| {
+        let (remaining, reset) = (next(), next());
+        ChargeState::new(&charge.policy, remaining as u64, Duration::from_micros(reset as u64))
+    };
+    admission.charges.iter().map(state).collect()
 }

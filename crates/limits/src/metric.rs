@@ -1,6 +1,18 @@
 //! What the metrics tell. Labels are names of policies and a few words: never a subject, which would be a series each.
 
+use std::cell::RefCell;
+
+use metrics::Counter;
+
 use crate::{Admission, Admitted, Decision, Limited};
+
+/// Policy (none: of all admissions), outcome and source.
+type Labels = (Option<&'static str>, &'static str, &'static str);
+
+thread_local! {
+    /// Looking a metric up by its labels costs more than counting, and there are only so many.
+    static COUNTERS: RefCell<Vec<(Labels, Counter)>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Counts a decision, and what it means for each policy:
 ///
@@ -15,11 +27,8 @@ pub(crate) fn record(admission: &Admission, decision: &Decision) {
         Decision::RecordMissing | Decision::RecordChanged(_) => ("record", false),
     };
     let source = if local { "local" } else { "redis" };
-    metrics::counter!("admission_total", "outcome" => outcome, "source" => source).increment(1);
-    let count = |policy, outcome| {
-        metrics::counter!("rate_limit_total", "policy" => policy, "outcome" => outcome, "source" => source)
-            .increment(1);
-    };
+    count((None, outcome, source));
+    let count = |policy, outcome| count((Some(policy), outcome, source));
     match decision {
         Decision::Admitted(_) => {
             let permit = admission.permit.iter().map(|permit| permit.policy);
@@ -30,4 +39,22 @@ pub(crate) fn record(admission: &Admission, decision: &Decision) {
         Decision::Limited(limited) => count(limited.policy, "limited"),
         _ => {}
     }
+}
+
+fn count(labels: Labels) {
+    COUNTERS.with_borrow_mut(|counters| {
+        let known = counters.iter().position(|(known, _)| *known == labels);
+        let at = known.unwrap_or_else(|| {
+            let (policy, outcome, source) = labels;
+            let counter = match policy {
+                None => metrics::counter!("admission_total", "outcome" => outcome, "source" => source),
+                Some(policy) => metrics::counter!(
+                    "rate_limit_total", "policy" => policy, "outcome" => outcome, "source" => source
+                ),
+            };
+            counters.push((labels, counter));
+            counters.len() - 1
+        });
+        counters[at].1.increment(1);
+    });
 }

@@ -4,13 +4,21 @@
 use std::time::Duration;
 
 use config::{ApiConfig, MapVars, Rate};
-use db::Redis;
+use db::{
+    Redis,
+    redis_client::{Cmd, FromRedisValue as _},
+};
 use futures_util::future::join_all;
 use limits::{
     Admission, Admitted, Algorithm, Decision, Limited, Limiter, Overrides, Per, Permit, Policies, Policy,
     Settlement,
 };
 use test_support::{FaultProxy, Mode, TestRedis, test_redis};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    task::JoinSet,
+};
 
 fn policies() -> Policies {
     let vars = MapVars::from([
@@ -419,6 +427,94 @@ async fn a_permit_that_redis_lost_is_noted_again_and_one_that_was_given_back_is_
     limiter.settle(give_back(held.clone())).await;
     limiter.renew(&held).await;
     assert!(admitted(&limiter.admit(&ask).await));
+}
+
+fn redis_at(url: &str) -> Redis {
+    let config = config::RedisConfig { url: url.into(), key_prefix: String::new(), pool_size: 8 };
+    Redis::from_config(&config).unwrap()
+}
+
+fn command(words: &[&str]) -> Cmd {
+    let mut command = Cmd::new();
+    command.arg(words);
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_that_go_together_get_their_own_answers_and_one_that_fails_fails_alone() {
+    let server = test_redis().await;
+    let redis = redis_at(&server.url);
+    let text = format!("{}text", server.prefix);
+    redis.call_batched(command(&["SET", &text, "x", "PX", "60000"])).await.unwrap();
+    let ask = async |i: usize| {
+        if i.is_multiple_of(10) {
+            let error = redis.call_batched(command(&["INCR", &text])).await.unwrap_err();
+            assert!(matches!(error, db::RedisError::Failed(_)), "{error:?}");
+        } else {
+            let answer = redis.call_batched(command(&["ECHO", &i.to_string()])).await.unwrap();
+            assert_eq!(String::from_redis_value(answer).unwrap(), i.to_string());
+        }
+    };
+    join_all((1..1_000).map(ask)).await;
+}
+
+/// A Redis that lets clients connect and answers no `ECHO`. Returns when it has got two over one connection.
+async fn two_unanswered(listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (mut stream, _) = accepted.unwrap();
+                connections.spawn(async move {
+                    let (mut got, mut echoes) = (vec![0; 64 * 1024], 0);
+                    while let Ok(length @ 1..) = stream.read(&mut got).await {
+                        let text = String::from_utf8_lossy(&got[..length]);
+                        let asked = text.matches("ECHO").count();
+                        echoes += asked;
+                        if echoes == 2 {
+                            return;
+                        }
+                        // Commands are arrays, and nothing else in them begins a line with a star.
+                        let others = if asked == 0 { text.matches('*').count() } else { 0 };
+                        stream.write_all("+OK\r\n".repeat(others).as_bytes()).await.unwrap();
+                    }
+                    // Left: the next one may have them.
+                    std::future::pending::<()>().await;
+                });
+            }
+            Some(_) = connections.join_next() => return,
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_exchange_that_takes_long_does_not_hold_up_the_next() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let redis = redis_at(&format!("redis://{}", listener.local_addr().unwrap()));
+    let ask = async |after| {
+        tokio::time::sleep(Duration::from_millis(after)).await;
+        redis.call_batched(command(&["ECHO", "1"])).await.unwrap_err();
+        std::future::pending::<()>().await;
+    };
+    let asked = async { tokio::join!(ask(0), ask(20)) };
+    tokio::select! {
+        () = two_unanswered(listener) => {}
+        _ = asked => unreachable!(),
+        () = tokio::time::sleep(Duration::from_secs(5)) => panic!("the second was not sent before the first had failed"),
+    }
+}
+
+/// Whoever gave up was told something else meanwhile: charging them would be wrong.
+#[tokio::test]
+async fn a_command_whose_caller_left_before_it_was_sent_is_not_sent() {
+    let server = test_redis().await;
+    let redis = redis_at(&server.url);
+    let key = format!("{}left", server.prefix);
+    let mut left = Box::pin(redis.call_batched(command(&["SET", &key, "x", "PX", "60000"])));
+    assert!(futures_util::poll!(&mut left).is_pending());
+    drop(left);
+    let answer = redis.call_batched(command(&["EXISTS", &key])).await.unwrap();
+    assert!(!bool::from_redis_value(answer).unwrap());
 }
 
 #[tokio::test]

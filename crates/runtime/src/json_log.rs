@@ -51,7 +51,7 @@ impl JsonLog {
         ctx: &Context<'_, S>,
     ) -> Vec<u8> {
         let meta = event.metadata();
-        let mut own = Fields::default();
+        let mut own = Fields::new();
         event.record(&mut own);
         let mut line = Vec::with_capacity(1_024);
         line.extend_from_slice(br#"{"timestamp":""#);
@@ -125,7 +125,7 @@ fn push_now(line: &mut Vec<u8>) {
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLog {
     fn on_new_span(&self, attrs: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
         let Some(span) = ctx.span(id) else { return };
-        let mut fields = Fields::default();
+        let mut fields = Fields::new();
         attrs.record(&mut fields);
         span.extensions_mut().replace(fields);
     }
@@ -145,13 +145,17 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLog {
 }
 
 /// Names with their values, which are encoded already and stand one after the other.
-#[derive(Default)]
 struct Fields {
     text: Vec<u8>,
     places: Vec<(&'static str, Range<usize>)>,
 }
 
 impl Fields {
+    /// With room for those of a request, so that they do not grow piece by piece.
+    fn new() -> Self {
+        Self { text: Vec::with_capacity(256), places: Vec::with_capacity(8) }
+    }
+
     fn find(&self, name: &str) -> Option<&[u8]> {
         self.places.iter().find(|(known, _)| *known == name).map(|(_, place)| &self.text[place.clone()])
     }
