@@ -3,8 +3,9 @@
 //! A *paused* Redis behind a pool with default settings stalls every request for tens of seconds. Here a call is over after
 //! 250 ms at most, and after five failures in a row the breaker answers at once, so that callers take their other way.
 //!
-//! Two ways to a connection: the pool, which pings at every checkout (one more round trip), and a few multiplexed
-//! connections that stay checked out, for the admission script in front of every request.
+//! Three ways to a connection: the pool, which pings at every checkout (one more round trip); a few multiplexed connections that
+//! stay checked out; and one over which the commands of many requests travel together, for the admission script in front of
+//! every request.
 
 mod batches;
 
@@ -22,8 +23,8 @@ use config::RedisConfig;
 use deadpool_redis::{
     Manager, Pool, Runtime,
     redis::{
-        AsyncConnectionConfig, Cmd, Pipeline, RedisResult, Value,
-        aio::{ConnectionLike as _, MultiplexedConnection},
+        AsyncConnectionConfig, Cmd, ErrorKind, RedisResult, Script, ServerErrorKind, Value,
+        aio::MultiplexedConnection,
     },
 };
 use runtime::{Breaker, Counted};
@@ -38,7 +39,7 @@ const RESPONSE: Duration = Duration::from_millis(200);
 /// The whole call, whatever its parts do.
 const CALL: Duration = Duration::from_millis(250);
 const FAILURES_TO_OPEN: u32 = 5;
-/// Connections of the hot path. One carries tens of thousands of calls a second; more spread the parsing over cores.
+/// Connections that are shared. One carries tens of thousands of calls a second; more spread the parsing over cores.
 const HOT: usize = 4;
 
 /// Why a call to Redis gave nothing.
@@ -75,7 +76,7 @@ struct Inner {
     prefix: String,
 }
 
-/// Place of a connection of the hot path.
+/// Place of a shared connection.
 #[derive(Default)]
 struct Slot {
     connection: Mutex<Option<MultiplexedConnection>>,
@@ -90,15 +91,6 @@ impl Slot {
 
     fn set(&self, connection: Option<MultiplexedConnection>) {
         *self.lock() = connection;
-    }
-
-    /// Leaves a connection whose fault this may have been.
-    fn heed<T>(&self, result: &Result<T, RedisError>) {
-        match result {
-            Err(RedisError::Failed(error)) if is_about_the_call(error) => {}
-            Err(RedisError::Failed(_) | RedisError::Timeout) => self.set(None),
-            _ => {}
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<MultiplexedConnection>> {
@@ -176,7 +168,9 @@ impl Redis {
                 f(&mut connection).await.map_err(RedisError::Failed)
             }))
             .await;
-        slot.heed(&result);
+        if blames_connection(&result) {
+            slot.set(None);
+        }
         self.leave_dead_server(&result);
         result
     }
@@ -188,16 +182,25 @@ impl Redis {
         result
     }
 
-    /// One batch.
-    async fn exchange(&self, pipeline: &Pipeline) -> Result<Vec<Value>, RedisError> {
-        let slot = &self.inner.batched;
-        let exchange = async {
-            let mut connection = self.hot_connection(slot).await?;
-            let count = pipeline.len();
-            connection.req_packed_commands(pipeline, 0, count).await.map_err(RedisError::Failed)
-        };
-        let result = tokio::time::timeout(CALL, exchange).await.unwrap_or(Err(RedisError::Timeout));
-        slot.heed(&result);
+    /// Runs `EVALSHA` together with those of others. A server that has not got the script (a new one, or after `SCRIPT FLUSH`) is
+    /// given it first. All that is one call: the probe of an open breaker meets such a server too.
+    pub async fn call_script(&self, script: &Script, command: impl Fn() -> Cmd) -> Result<Value, RedisError> {
+        let result = self
+            .guarded(async {
+                match batches::exchange(self, command()).await {
+                    Err(RedisError::Failed(error))
+                        if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
+                    answer => return answer,
+                }
+                Box::pin(async {
+                    let mut connection = self.hot_connection(&self.inner.batched).await?;
+                    script.load_async(&mut connection).await.map_err(RedisError::Failed)
+                })
+                .await?;
+                batches::exchange(self, command()).await
+            })
+            .await;
+        self.leave_dead_server(&result);
         result
     }
 
@@ -296,6 +299,15 @@ impl Incarnation {
             info.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.to_owned()))
         };
         Some(Self { run_id: value("run_id")?, evicted_keys: value("evicted_keys")? })
+    }
+}
+
+/// Whether another connection may fare better.
+fn blames_connection<T>(result: &Result<T, RedisError>) -> bool {
+    match result {
+        Err(RedisError::Failed(error)) => !is_about_the_call(error),
+        Err(RedisError::Timeout) => true,
+        _ => false,
     }
 }
 

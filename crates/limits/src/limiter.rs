@@ -7,7 +7,7 @@ use std::{
 
 use db::{
     Redis, RedisError,
-    redis_client::{Arg, Cmd, ErrorKind, FromRedisValue as _, Script, ServerErrorKind, ToRedisArgs, Value},
+    redis_client::{Arg, Cmd, FromRedisValue as _, Script, ToRedisArgs, Value},
 };
 
 use crate::{
@@ -318,17 +318,8 @@ impl Call {
         self.keys.is_empty()
     }
 
-    /// A server that has not got the script (a new one, or after `SCRIPT FLUSH`) is given it.
     async fn run(&self, script: &Script, redis: &Redis) -> Result<Value, RedisError> {
-        match redis.call_batched(self.command(script)).await {
-            Err(RedisError::Failed(error))
-                if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) =>
-            {
-                Box::pin(redis.call_hot(async |c| script.load_async(c).await)).await?;
-                redis.call_batched(self.command(script)).await
-            }
-            answer => answer,
-        }
+        redis.call_script(script, || self.command(script)).await
     }
 
     fn command(&self, script: &Script) -> Cmd {

@@ -17,6 +17,7 @@ use test_support::{FaultProxy, Mode, TestRedis, test_redis};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
+    sync::mpsc,
     task::JoinSet,
 };
 
@@ -248,6 +249,33 @@ async fn a_flushed_script_cache_heals_within_the_same_request() {
     assert!(admitted(&limiter.admit(&charge(&p, "u", 1)).await));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flushed_script_cache_heals_for_many_at_once_and_for_the_probe_of_an_open_breaker() {
+    let redis = test_redis().await;
+    let (proxy, url) = FaultProxy::in_front_of(&redis.url).await;
+    let limiter = limiter_at(&url, &redis.prefix);
+    let rate = policy("global", Algorithm::Gcra, "10000/1h");
+    let admission = charge(&rate, "u", 1);
+    assert!(admitted(&limiter.admit(&admission).await));
+    let flush = async || {
+        let mut c = redis.connection().await;
+        db::redis_client::cmd("SCRIPT").arg("FLUSH").query_async::<()>(&mut c).await.unwrap();
+    };
+    flush().await;
+    let decisions = join_all((0..50).map(|_| limiter.admit(&admission))).await;
+    assert!(decisions.iter().all(admitted), "{decisions:?}");
+    proxy.set(Mode::Refuse);
+    join_all((0..50).map(|_| limiter.admit(&admission))).await;
+    proxy.set(Mode::Pass);
+    flush().await;
+    // Nothing but admissions, so one of them is the probe.
+    let begun = std::time::Instant::now();
+    while !join_all((0..20).map(|_| limiter.admit(&admission))).await.iter().any(admitted) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it stays with the local limits");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test]
 async fn every_key_expires() {
     let redis = test_redis().await;
@@ -458,50 +486,50 @@ async fn commands_that_go_together_get_their_own_answers_and_one_that_fails_fail
     join_all((1..1_000).map(ask)).await;
 }
 
-/// A Redis that lets clients connect and answers no `ECHO`. Returns when it has got two over one connection.
-async fn two_unanswered(listener: TcpListener) {
+/// A Redis that lets clients connect, answers no `ECHO`, and tells how many came in each piece that it read.
+async fn unanswering(listener: TcpListener, told: mpsc::UnboundedSender<(usize, usize)>) {
     let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                let (mut stream, _) = accepted.unwrap();
-                connections.spawn(async move {
-                    let (mut got, mut echoes) = (vec![0; 64 * 1024], 0);
-                    while let Ok(length @ 1..) = stream.read(&mut got).await {
-                        let text = String::from_utf8_lossy(&got[..length]);
-                        let asked = text.matches("ECHO").count();
-                        echoes += asked;
-                        if echoes == 2 {
-                            return;
-                        }
-                        // Commands are arrays, and nothing else in them begins a line with a star.
-                        let others = if asked == 0 { text.matches('*').count() } else { 0 };
-                        stream.write_all("+OK\r\n".repeat(others).as_bytes()).await.unwrap();
+    for connection in 0.. {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let told = told.clone();
+        connections.spawn(async move {
+            let mut got = vec![0; 64 * 1024];
+            while let Ok(length @ 1..) = stream.read(&mut got).await {
+                let text = String::from_utf8_lossy(&got[..length]);
+                match text.matches("ECHO").count() {
+                    // Commands are arrays, and nothing else in these begins with a star.
+                    0 => {
+                        let answers = "+OK\r\n".repeat(text.matches('*').count());
+                        stream.write_all(answers.as_bytes()).await.unwrap();
                     }
-                    // Left: the next one may have them.
-                    std::future::pending::<()>().await;
-                });
+                    count => told.send((connection, count)).unwrap(),
+                }
             }
-            Some(_) = connections.join_next() => return,
-        }
+        });
     }
 }
 
 #[tokio::test]
-async fn an_exchange_that_takes_long_does_not_hold_up_the_next() {
+async fn what_waits_goes_in_one_piece_and_an_exchange_that_takes_long_does_not_hold_up_the_next() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let redis = redis_at(&format!("redis://{}", listener.local_addr().unwrap()));
-    let ask = async |after| {
-        tokio::time::sleep(Duration::from_millis(after)).await;
-        redis.call_batched(command(&["ECHO", "1"])).await.unwrap_err();
-        std::future::pending::<()>().await;
+    let (told, mut pieces) = mpsc::unbounded_channel();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(unanswering(listener, told));
+    let mut ask = |count| {
+        for _ in 0..count {
+            let redis = redis.clone();
+            tasks.spawn(async move { drop(redis.call_batched(command(&["ECHO", "1"])).await) });
+        }
     };
-    let asked = async { tokio::join!(ask(0), ask(20)) };
-    tokio::select! {
-        () = two_unanswered(listener) => {}
-        _ = asked => unreachable!(),
-        () = tokio::time::sleep(Duration::from_secs(5)) => panic!("the second was not sent before the first had failed"),
-    }
+    ask(50);
+    assert_eq!(pieces.recv().await, Some((0, 50)));
+    ask(1);
+    assert_eq!(
+        pieces.recv().await,
+        Some((0, 1)),
+        "over the same connection, so before the first have failed"
+    );
 }
 
 /// Whoever gave up was told something else meanwhile: charging them would be wrong.

@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use deadpool_redis::redis::{Cmd, Pipeline, Value};
+use deadpool_redis::redis::{Cmd, Pipeline, Value, aio::ConnectionLike as _};
 use tokio::sync::oneshot;
 
-use super::{Redis, RedisError};
+use super::{CALL, Redis, RedisError, blames_connection};
 
 /// More than this do not go at once.
 const LARGEST: usize = 256;
@@ -40,14 +40,30 @@ impl Batches {
     }
 }
 
-/// Ends the sending whatever happens: a panic, or the end of the runtime. Who waits is told by the end of their channels.
-struct Sending<'a>(&'a Batches);
+/// Somebody sends. It ends whatever happens, a panic or the end of the runtime included: who waits is told by the end of their
+/// channels.
+struct Sending {
+    redis: Redis,
+    over: bool,
+}
 
-impl Drop for Sending<'_> {
+impl Sending {
+    /// What waits now. Without anything the sending is over, and whoever comes next begins it anew.
+    fn next(&mut self) -> Option<Vec<Waiting>> {
+        let mut queue = self.redis.inner.batches.lock();
+        let count = queue.waiting.len().min(LARGEST);
+        (queue.sending, self.over) = (count > 0, count == 0);
+        (count > 0).then(|| queue.waiting.drain(..count).collect())
+    }
+}
+
+impl Drop for Sending {
     fn drop(&mut self) {
-        let mut queue = self.0.lock();
-        queue.sending = false;
-        queue.waiting.clear();
+        if !self.over {
+            let mut queue = self.redis.inner.batches.lock();
+            queue.sending = false;
+            queue.waiting.clear();
+        }
     }
 }
 
@@ -61,55 +77,50 @@ pub(super) async fn exchange(redis: &Redis, command: Cmd) -> Result<Value, Redis
         !std::mem::replace(&mut queue.sending, true)
     };
     if first {
-        tokio::spawn(send_all(redis.clone()));
+        tokio::spawn(send_all(Sending { redis: redis.clone(), over: false }));
     }
     answered.await.unwrap_or(Err(RedisError::Timeout))
 }
 
 /// Sends what waits until nothing does.
 #[expect(clippy::disallowed_methods, reason = "it lives as long as somebody waits for it")]
-async fn send_all(redis: Redis) {
-    let sending = Sending(&redis.inner.batches);
-    loop {
-        let batch = {
-            let mut queue = redis.inner.batches.lock();
-            if queue.waiting.is_empty() {
-                queue.sending = false;
-                // From here on somebody else may send.
-                std::mem::forget(sending);
-                return;
-            }
-            let count = queue.waiting.len().min(LARGEST);
-            queue.waiting.drain(..count).collect()
-        };
-        let sent = tokio::spawn(send(redis.clone(), batch));
-        let _ = tokio::time::timeout(PATIENCE, sent).await;
+async fn send_all(mut sending: Sending) {
+    while let Some(batch) = sending.next() {
+        let mut sent = Box::pin(send(sending.redis.clone(), batch));
+        if tokio::time::timeout(PATIENCE, &mut sent).await.is_err() {
+            tokio::spawn(sent);
+        }
     }
 }
 
 async fn send(redis: Redis, batch: Vec<Waiting>) {
-    let mut pipeline = Pipeline::with_capacity(batch.len());
     let mut answers = Vec::with_capacity(batch.len());
-    // Who has given up by now is not charged.
-    for Waiting { command, answer } in batch.into_iter().filter(|waiting| !waiting.answer.is_closed()) {
-        pipeline.add_command(command);
-        answers.push(answer);
-    }
-    if answers.is_empty() {
-        return;
-    }
-    match redis.exchange(&pipeline).await {
+    let exchanged = async {
+        let mut connection = redis.hot_connection(&redis.inner.batched).await?;
+        let mut pipeline = Pipeline::with_capacity(batch.len());
+        // Who has given up by now is not charged.
+        for Waiting { command, answer } in batch.into_iter().filter(|waiting| !waiting.answer.is_closed()) {
+            pipeline.add_command(command);
+            answers.push(answer);
+        }
+        if answers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let count = pipeline.len();
+        connection.req_packed_commands(&pipeline, 0, count).await.map_err(RedisError::Failed)
+    };
+    let exchanged = tokio::time::timeout(CALL, exchanged).await.unwrap_or(Err(RedisError::Timeout));
+    let answered: Vec<_> = match exchanged {
         Ok(values) => {
-            for (answer, value) in answers.into_iter().zip(values) {
-                let value = value.extract_error().map_err(RedisError::Failed);
-                redis.inner.batched.heed(&value);
-                let _ = answer.send(value);
-            }
+            values.into_iter().map(|value| value.extract_error().map_err(RedisError::Failed)).collect()
         }
-        Err(error) => {
-            for answer in answers {
-                let _ = answer.send(Err(error.clone()));
-            }
-        }
+        Err(error) => answers.iter().map(|_| Err(error.clone())).collect(),
+    };
+    // Once, however many tell the same of their connection.
+    if answered.iter().any(blames_connection) {
+        redis.inner.batched.set(None);
+    }
+    for (answer, answered) in answers.into_iter().zip(answered) {
+        let _ = answer.send(answered);
     }
 }
