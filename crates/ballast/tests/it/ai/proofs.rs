@@ -202,8 +202,8 @@ async fn memory_is_flat_over_256_mb_without_a_line_end_and_a_line_of_10_mib() {
         );
         println!("{fault}: {length} bytes, {grown} KiB");
         assert!(length >= at_least, "{length}");
-        // An event is held up to 1 MiB, and what it is copied together into.
-        assert!(grown < 10_000, "{fault}: {grown} KiB");
+        // An event is held up to 1 MiB, and what it is copied together into; each size of that stays a while with the allocator.
+        assert!(grown < 20_000, "{fault}: {grown} KiB");
     }
 }
 
