@@ -175,7 +175,7 @@ impl Redis {
         result
     }
 
-    /// Runs one command together with those of others, see [`batches`].
+    /// Runs one command together with those of others.
     pub async fn call_batched(&self, command: Cmd) -> Result<Value, RedisError> {
         let result = self.guarded(batches::exchange(self, command)).await;
         self.leave_dead_server(&result);
