@@ -171,44 +171,26 @@ impl Redis {
         if blames_connection(&result) {
             slot.set(None);
         }
-        self.leave_dead_server(&result);
-        result
-    }
-
-    /// Runs one command together with those of others.
-    pub async fn call_batched(&self, command: Cmd) -> Result<Value, RedisError> {
-        let result = self.guarded(batches::exchange(self, command)).await;
-        self.leave_dead_server(&result);
         result
     }
 
     /// Runs `EVALSHA` together with those of others. A server that has not got the script (a new one, or after `SCRIPT FLUSH`) is
     /// given it first. All that is one call: the probe of an open breaker meets such a server too.
     pub async fn call_script(&self, script: &Script, command: impl Fn() -> Cmd) -> Result<Value, RedisError> {
-        let result = self
-            .guarded(async {
-                match batches::exchange(self, command()).await {
-                    Err(RedisError::Failed(error))
-                        if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
-                    answer => return answer,
-                }
-                Box::pin(async {
-                    let mut connection = self.hot_connection(&self.inner.batched).await?;
-                    script.load_async(&mut connection).await.map_err(RedisError::Failed)
-                })
-                .await?;
-                batches::exchange(self, command()).await
+        self.guarded(async {
+            match batches::exchange(self, command()).await {
+                Err(RedisError::Failed(error))
+                    if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
+                answer => return answer,
+            }
+            Box::pin(async {
+                let mut connection = self.hot_connection(&self.inner.batched).await?;
+                script.load_async(&mut connection).await.map_err(RedisError::Failed)
             })
-            .await;
-        self.leave_dead_server(&result);
-        result
-    }
-
-    /// All connections are of the same age: when the server is gone, so are they. A probe must not meet a dead one.
-    fn leave_dead_server<T>(&self, result: &Result<T, RedisError>) {
-        if matches!(result, Err(error) if !matches!(error, RedisError::Open)) && self.is_out() {
-            self.inner.hot.iter().chain([&self.inner.batched]).for_each(|slot| slot.set(None));
-        }
+            .await?;
+            batches::exchange(self, command()).await
+        })
+        .await
     }
 
     async fn hot_connection(&self, slot: &Slot) -> Result<MultiplexedConnection, RedisError> {
@@ -240,6 +222,10 @@ impl Redis {
                 tracing::debug!(%error, "a call to redis failed");
                 metrics::counter!("redis_failures_total").increment(1);
                 breaker.failure();
+                // All connections are of the same age: when the server is gone, so are they. A probe must not meet a dead one.
+                if breaker.is_open() {
+                    self.inner.hot.iter().chain([&self.inner.batched]).for_each(|slot| slot.set(None));
+                }
             }
         }
         result

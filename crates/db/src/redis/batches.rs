@@ -124,3 +124,106 @@ async fn send(redis: Redis, batch: Vec<Waiting>) {
         let _ = answer.send(answered);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use deadpool_redis::redis::FromRedisValue as _;
+    use futures_util::future::join_all;
+    use test_support::test_redis;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+        sync::mpsc,
+        task::JoinSet,
+    };
+
+    use super::*;
+
+    fn redis_at(url: &str) -> Redis {
+        let config = config::RedisConfig { url: url.into(), key_prefix: String::new(), pool_size: 8 };
+        Redis::from_config(&config).unwrap()
+    }
+
+    fn command(words: &[&str]) -> Cmd {
+        let mut command = Cmd::new();
+        command.arg(words);
+        command
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn commands_that_go_together_get_their_own_answers_and_one_that_fails_fails_alone() {
+        let server = test_redis().await;
+        let redis = redis_at(&server.url);
+        let text = format!("{}text", server.prefix);
+        exchange(&redis, command(&["SET", &text, "x", "PX", "60000"])).await.unwrap();
+        let ask = async |i: usize| {
+            if i.is_multiple_of(10) {
+                let error = exchange(&redis, command(&["INCR", &text])).await.unwrap_err();
+                assert!(matches!(error, RedisError::Failed(_)), "{error:?}");
+            } else {
+                let answer = exchange(&redis, command(&["ECHO", &i.to_string()])).await.unwrap();
+                assert_eq!(String::from_redis_value(answer).unwrap(), i.to_string());
+            }
+        };
+        join_all((1..1_000).map(ask)).await;
+    }
+
+    /// A Redis that lets clients connect, answers no `ECHO`, and tells how many came in each piece that it read.
+    async fn unanswering(listener: TcpListener, told: mpsc::UnboundedSender<(usize, usize)>) {
+        let mut connections = JoinSet::new();
+        for connection in 0.. {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let told = told.clone();
+            connections.spawn(async move {
+                let mut got = vec![0; 64 * 1024];
+                while let Ok(length @ 1..) = stream.read(&mut got).await {
+                    let text = String::from_utf8_lossy(&got[..length]);
+                    match text.matches("ECHO").count() {
+                        // Commands are arrays, and nothing else in these begins with a star.
+                        0 => {
+                            let answers = "+OK\r\n".repeat(text.matches('*').count());
+                            stream.write_all(answers.as_bytes()).await.unwrap();
+                        }
+                        count => told.send((connection, count)).unwrap(),
+                    }
+                }
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_goes_in_one_piece_and_an_exchange_that_takes_long_does_not_hold_up_the_next() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let redis = redis_at(&format!("redis://{}", listener.local_addr().unwrap()));
+        let (told, mut pieces) = mpsc::unbounded_channel();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(unanswering(listener, told));
+        let mut ask = |count| {
+            for _ in 0..count {
+                let redis = redis.clone();
+                tasks.spawn(async move { drop(exchange(&redis, command(&["ECHO", "1"])).await) });
+            }
+        };
+        ask(50);
+        assert_eq!(pieces.recv().await, Some((0, 50)));
+        ask(1);
+        assert_eq!(
+            pieces.recv().await,
+            Some((0, 1)),
+            "over the same connection, so before the first have failed"
+        );
+    }
+
+    /// Whoever gave up was told something else meanwhile: charging them would be wrong.
+    #[tokio::test]
+    async fn a_command_whose_caller_left_before_it_was_sent_is_not_sent() {
+        let server = test_redis().await;
+        let redis = redis_at(&server.url);
+        let key = format!("{}left", server.prefix);
+        let mut left = Box::pin(exchange(&redis, command(&["SET", &key, "x", "PX", "60000"])));
+        assert!(futures_util::poll!(&mut left).is_pending());
+        drop(left);
+        let answer = exchange(&redis, command(&["EXISTS", &key])).await.unwrap();
+        assert!(!bool::from_redis_value(answer).unwrap());
+    }
+}

@@ -1,25 +1,18 @@
 //! The admission script on a real Redis, and the local limits without one.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod model;
+
 use std::time::Duration;
 
 use config::{ApiConfig, MapVars, Rate};
-use db::{
-    Redis,
-    redis_client::{Cmd, FromRedisValue as _},
-};
+use db::Redis;
 use futures_util::future::join_all;
 use limits::{
     Admission, Admitted, Algorithm, Decision, Limited, Limiter, Overrides, Per, Permit, Policies, Policy,
     Settlement,
 };
 use test_support::{FaultProxy, Mode, TestRedis, test_redis};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
-    sync::mpsc,
-    task::JoinSet,
-};
 
 fn policies() -> Policies {
     let vars = MapVars::from([
@@ -457,94 +450,6 @@ async fn a_permit_that_redis_lost_is_noted_again_and_one_that_was_given_back_is_
     assert!(admitted(&limiter.admit(&ask).await));
 }
 
-fn redis_at(url: &str) -> Redis {
-    let config = config::RedisConfig { url: url.into(), key_prefix: String::new(), pool_size: 8 };
-    Redis::from_config(&config).unwrap()
-}
-
-fn command(words: &[&str]) -> Cmd {
-    let mut command = Cmd::new();
-    command.arg(words);
-    command
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn commands_that_go_together_get_their_own_answers_and_one_that_fails_fails_alone() {
-    let server = test_redis().await;
-    let redis = redis_at(&server.url);
-    let text = format!("{}text", server.prefix);
-    redis.call_batched(command(&["SET", &text, "x", "PX", "60000"])).await.unwrap();
-    let ask = async |i: usize| {
-        if i.is_multiple_of(10) {
-            let error = redis.call_batched(command(&["INCR", &text])).await.unwrap_err();
-            assert!(matches!(error, db::RedisError::Failed(_)), "{error:?}");
-        } else {
-            let answer = redis.call_batched(command(&["ECHO", &i.to_string()])).await.unwrap();
-            assert_eq!(String::from_redis_value(answer).unwrap(), i.to_string());
-        }
-    };
-    join_all((1..1_000).map(ask)).await;
-}
-
-/// A Redis that lets clients connect, answers no `ECHO`, and tells how many came in each piece that it read.
-async fn unanswering(listener: TcpListener, told: mpsc::UnboundedSender<(usize, usize)>) {
-    let mut connections = JoinSet::new();
-    for connection in 0.. {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let told = told.clone();
-        connections.spawn(async move {
-            let mut got = vec![0; 64 * 1024];
-            while let Ok(length @ 1..) = stream.read(&mut got).await {
-                let text = String::from_utf8_lossy(&got[..length]);
-                match text.matches("ECHO").count() {
-                    // Commands are arrays, and nothing else in these begins with a star.
-                    0 => {
-                        let answers = "+OK\r\n".repeat(text.matches('*').count());
-                        stream.write_all(answers.as_bytes()).await.unwrap();
-                    }
-                    count => told.send((connection, count)).unwrap(),
-                }
-            }
-        });
-    }
-}
-
-#[tokio::test]
-async fn what_waits_goes_in_one_piece_and_an_exchange_that_takes_long_does_not_hold_up_the_next() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let redis = redis_at(&format!("redis://{}", listener.local_addr().unwrap()));
-    let (told, mut pieces) = mpsc::unbounded_channel();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(unanswering(listener, told));
-    let mut ask = |count| {
-        for _ in 0..count {
-            let redis = redis.clone();
-            tasks.spawn(async move { drop(redis.call_batched(command(&["ECHO", "1"])).await) });
-        }
-    };
-    ask(50);
-    assert_eq!(pieces.recv().await, Some((0, 50)));
-    ask(1);
-    assert_eq!(
-        pieces.recv().await,
-        Some((0, 1)),
-        "over the same connection, so before the first have failed"
-    );
-}
-
-/// Whoever gave up was told something else meanwhile: charging them would be wrong.
-#[tokio::test]
-async fn a_command_whose_caller_left_before_it_was_sent_is_not_sent() {
-    let server = test_redis().await;
-    let redis = redis_at(&server.url);
-    let key = format!("{}left", server.prefix);
-    let mut left = Box::pin(redis.call_batched(command(&["SET", &key, "x", "PX", "60000"])));
-    assert!(futures_util::poll!(&mut left).is_pending());
-    drop(left);
-    let answer = redis.call_batched(command(&["EXISTS", &key])).await.unwrap();
-    assert!(!bool::from_redis_value(answer).unwrap());
-}
-
 #[tokio::test]
 async fn what_was_taken_locally_is_not_given_back_in_redis() {
     let redis = test_redis().await;
@@ -613,86 +518,5 @@ fn an_api_keys_own_limits_are_read_and_nonsense_is_told() {
         assert_eq!(own, Overrides::default(), "{name} {limit}");
         assert_eq!(problems.len(), 1);
         assert!(problems[0].policy == name && problems[0].message.contains(told), "{}", problems[0]);
-    }
-}
-
-mod model {
-    use limits::Bucket;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const HOUR: u64 = 3_600_000_000;
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        Admit(u64),
-        /// Hundredths of the period: much more than what the test itself takes.
-        Wait(u64),
-        Settle(i64),
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![
-            4 => (1_u64..6).prop_map(Step::Admit),
-            2 => (1_u64..60).prop_map(Step::Wait),
-            1 => (-4_i64..4).prop_map(Step::Settle),
-        ];
-        prop::collection::vec(step, 1..40)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(16))]
-        /// Case R1. The scripts decide as the model does, whose own properties are tested with it: what passes, what is left,
-        /// and how long to wait. Time passes by moving what Redis remembers into the past.
-        #[test]
-        fn the_scripts_agree_with_the_model(
-            algorithm in prop::sample::select(&[Algorithm::Gcra, Algorithm::SlidingWindow][..]),
-            // Divisors of a hundred, so that no decision lies within what the test itself takes.
-            limit in prop::sample::select(&[1_u64, 2, 4, 5, 10, 20][..]),
-            steps in steps(),
-        ) {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let redis = test_redis().await;
-                let limiter = limiter(&redis);
-                let p = policy("custom", algorithm, &format!("{limit}/1h"));
-                let (mut model, mut now) = (Bucket::new(algorithm), 1_000 * HOUR);
-                for step in steps {
-                    match step {
-                        Step::Wait(hundredths) => {
-                            let micros = hundredths * HOUR / 100;
-                            now += micros;
-                            shift(&redis, "rl:custom:u", -(micros as i64)).await;
-                        }
-                        Step::Settle(by) => {
-                            let corrections = vec![(p.charge("u", 1), by)];
-                            limiter.settle(Settlement { corrections, ..Settlement::default() }).await;
-                            model.settle(p.rate, by, now);
-                        }
-                        Step::Admit(cost) => {
-                            let expected = model.check(p.rate, cost, now);
-                            if expected.is_ok() {
-                                model.take(cost, now);
-                            }
-                            let left = model.standing(p.rate, now).remaining;
-                            match (limiter.admit(&charge(&p, "u", cost)).await, expected) {
-                                (Decision::Admitted(Admitted { states, .. }), Ok(())) => {
-                                    prop_assert_eq!(states[0].remaining, left);
-                                }
-                                (Decision::Limited(refused), Err(wait)) => {
-                                    prop_assert_eq!(refused.states[0].remaining, left);
-                                    prop_assert_eq!(refused.retry_after.is_some(), wait.is_some());
-                                    let (theirs, ours) = (refused.retry_after.unwrap_or_default(), wait.unwrap_or_default());
-                                    prop_assert!(theirs <= ours + Duration::from_millis(10) && ours < theirs + Duration::from_secs(30), "{:?} {:?}", theirs, ours);
-                                }
-                                (theirs, ours) => prop_assert!(false, "{:?}, but the model {:?}", theirs, ours),
-                            }
-                        }
-                    }
-                }
-                Ok(())
-            })?;
-        }
     }
 }
