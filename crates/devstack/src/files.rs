@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
@@ -25,7 +26,10 @@ pub(crate) fn ensure_dir(path: &Path, mode: u32, owner: Option<&Account>) -> Res
 
 /// Fails with the ways out when nothing can be written into `dir`.
 pub(crate) fn check_writable(dir: &Path) -> Result<()> {
-    let probe = dir.join(format!(".probe-{}", std::process::id()));
+    // Several threads of a process may try at once, and none may remove another's file.
+    static PROBES: AtomicU32 = AtomicU32::new(0);
+    let number = PROBES.fetch_add(1, Ordering::Relaxed);
+    let probe = dir.join(format!(".probe-{}-{number}", std::process::id()));
     fs::write(&probe, b"").map_err(|error| not_writable(dir, &error))?;
     fs::remove_file(&probe).with_context(|| format!("cannot remove {}", probe.display()))
 }
@@ -156,4 +160,21 @@ pub(crate) fn fnv1a(parts: &[&[u8]]) -> u64 {
         }
     }
     hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_threads_may_try_one_directory_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| (0..200).try_for_each(|_| check_writable(dir.path()))))
+                .collect();
+            threads.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left there");
+    }
 }
