@@ -173,7 +173,9 @@ mod tests {
             let threads: Vec<_> = (0..8)
                 .map(|_| scope.spawn(|| (0..200).try_for_each(|_| check_writable(dir.path()))))
                 .collect();
-            threads.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
+            for thread in threads {
+                thread.join().unwrap().unwrap();
+            }
         });
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left there");
     }
